@@ -1,0 +1,87 @@
+"""What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from glmcore.params import GLMParams
+from glmcore.penalties import AbstractScalablePenalty
+from glmcore.tree import is_concrete
+
+
+def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, Any, Any]:
+    """Features, labels and weights as arrays of one float dtype, or a clear error."""
+    leaves = jax.tree.leaves(X)
+    if not leaves:
+        raise ValueError("X must hold at least one array of shape (n, p), found none")
+    for leaf in leaves:
+        if np.ndim(leaf) != 2:
+            raise ValueError(f"X must be 2-D, (n, p); found shape {np.shape(leaf)}")
+    n = leaves[0].shape[0]
+    if any(leaf.shape[0] != n for leaf in leaves):
+        lengths = [leaf.shape[0] for leaf in leaves]
+        raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
+    if n == 0 or sum(leaf.shape[1] for leaf in leaves) == 0:
+        raise ValueError(f"X must have rows and columns, found {[x.shape for x in leaves]}")
+    dtype = jnp.result_type(*leaves, jnp.float32)
+    y = jnp.asarray(y) if not hasattr(y, "dtype") else y
+    _check_labels(y, n, model.observations.n_outputs)
+    weight = np.ones(n, dtype) if sample_weight is None else _weight(sample_weight, n, dtype)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
+
+
+def _check_labels(y: Any, n: int, n_classes: int) -> None:
+    if y.shape != (n,):
+        raise ValueError(f"y must have shape ({n},), one label a row of X; found {y.shape}")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(f"y must hold integer class indices, found dtype {y.dtype}")
+    if is_concrete(y):
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= n_classes:
+            raise ValueError(
+                f"y must hold class indices from 0 to {n_classes - 1}, found {low} to {high}"
+            )
+
+
+def _weight(sample_weight: Any, n: int, dtype: Any) -> Any:
+    array = sample_weight if hasattr(sample_weight, "dtype") else np.asarray(sample_weight)
+    if array.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), found {array.shape}")
+    if is_concrete(array):
+        values = np.asarray(array)
+        if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() == 0:
+            raise ValueError("sample_weight must be finite, not negative and not all zero")
+    return array.astype(dtype)
+
+
+def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
+    """Starting parameters in the dtype of X, or a clear error."""
+    leaves, structure = jax.tree.flatten(X)
+    n_classes, dtype = model.observations.n_outputs, leaves[0].dtype
+    if jax.tree.structure(params.coef) != structure:
+        raise ValueError(
+            f"coef must mirror X, whose structure is {structure}; "
+            f"found {jax.tree.structure(params.coef)}"
+        )
+    for coef, leaf in zip(jax.tree.leaves(params.coef), leaves):
+        if np.shape(coef) != (leaf.shape[1], n_classes):
+            raise ValueError(
+                f"coef must have shape {(leaf.shape[1], n_classes)}, found {np.shape(coef)}"
+            )
+    if np.shape(params.intercept) != (n_classes,):
+        raise ValueError(
+            f"intercept must have shape ({n_classes},), found {np.shape(params.intercept)}"
+        )
+    return jax.tree.map(lambda w: jnp.asarray(w, dtype), params)
+
+
+def check_penalty(model, X: PyTree) -> None:
+    """Strengths that are negative, not finite or do not fit the features are refused."""
+    if isinstance(model.penalty, AbstractScalablePenalty):
+        n_classes = model.observations.n_outputs
+        model.penalty.check(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], n_classes), x.dtype), X)
+        )

@@ -1,0 +1,177 @@
+"""Observation models: how a linear predictor becomes the probability of what was observed.
+
+This is the seam for other GLM families.  A solver sees the data of a sample only through the
+methods of :class:`AbstractObservations`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+#: Maps the linear predictor (..., K) to log-probabilities (..., K); None is the log-softmax.
+InverseLink = Optional[Callable]
+
+
+class AbstractObservations(eqx.Module):
+    """The conditional distribution of a sample given its linear predictor ``eta``.
+
+    Every method works on samples along the leading axes and returns one number a sample (or
+    one a sample and output): weights and sums come later.
+    """
+
+    @property
+    @abc.abstractmethod
+    def n_outputs(self) -> int:
+        """Length of the last axis of the linear predictor."""
+
+    @abc.abstractmethod
+    def log_proba(self, eta: Array, inverse_link: InverseLink = None) -> Array:
+        """Log-probability of every possible outcome."""
+
+    @abc.abstractmethod
+    def negative_log_likelihood(
+        self, eta: Array, y: Array, inverse_link: InverseLink = None
+    ) -> Array:
+        """Negative log-likelihood of each sample."""
+
+    @abc.abstractmethod
+    def value_and_residual(
+        self, eta: Array, y: Array, inverse_link: InverseLink = None
+    ) -> tuple[Array, Array]:
+        """Negative log-likelihood of each sample and its derivative in ``eta``."""
+
+    @abc.abstractmethod
+    def divergence(
+        self, change: Array, eta: Array, y: Array, inverse_link: InverseLink = None
+    ) -> Array:
+        """By how much the negative log-likelihood at ``eta + change`` exceeds its tangent at ``eta``."""
+
+    @abc.abstractmethod
+    def null_predictor(self, y: Array, weight: Array) -> Array:
+        """Linear predictor of the model without features."""
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray, log_proba: Array) -> Array:
+        """Draw one outcome a sample."""
+
+
+class Categorical(AbstractObservations):
+    r"""Labels ``0 .. K-1`` with the log-probabilities ``log_softmax(eta)``.
+
+    .. math:: -\log p(y \mid \eta) = \log \sum_k e^{\eta_k} - \eta_y
+
+    Parameters
+    ----------
+    n_classes : int
+        The number K of classes, at least 2.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from glmcore import Categorical
+    >>> Categorical(3)
+    Categorical(3)
+    >>> Categorical(3).negative_log_likelihood(jnp.zeros((1, 3)), jnp.array([2])).round(4)
+    Array([1.0986], dtype=float32)
+    """
+
+    n_classes: int = eqx.field(static=True, converter=int)
+
+    def __check_init__(self):
+        if self.n_classes < 2:
+            raise ValueError(f"n_classes must be at least 2, found {self.n_classes}")
+
+    def __repr__(self) -> str:
+        return f"Categorical({self.n_classes})"
+
+    @property
+    def n_outputs(self) -> int:
+        return self.n_classes
+
+    def log_proba(
+        self, eta: Float[Array, "*n K"], inverse_link: InverseLink = None
+    ) -> Float[Array, "*n K"]:
+        return (inverse_link or jax.nn.log_softmax)(eta)
+
+    def negative_log_likelihood(
+        self, eta: Float[Array, "*n K"], y: Int[Array, "*n"], inverse_link: InverseLink = None
+    ) -> Float[Array, "*n"]:
+        if is_log_softmax(inverse_link):
+            return jax.nn.logsumexp(eta, axis=-1) - self._pick(eta, y)
+        return -self._pick(inverse_link(eta), y)
+
+    def value_and_residual(
+        self, eta: Float[Array, "*n K"], y: Int[Array, "*n"], inverse_link: InverseLink = None
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n K"]]:
+        if not is_log_softmax(inverse_link):
+            value, pullback = jax.vjp(
+                lambda e: self.negative_log_likelihood(e, y, inverse_link), eta
+            )
+            return value, pullback(jnp.ones_like(value))[0]
+        # Written out, not differentiated: one exponential serves the value and the derivative.
+        top = jnp.max(eta, axis=-1, keepdims=True)
+        exp = jnp.exp(eta - top)
+        total = jnp.sum(exp, axis=-1, keepdims=True)
+        value = (jnp.log(total) + top)[..., 0] - self._pick(eta, y)
+        return value, exp / total - self._is_label(y)
+
+    def divergence(
+        self,
+        change: Float[Array, "*n K"],
+        eta: Float[Array, "*n K"],
+        y: Int[Array, "*n"],
+        inverse_link: InverseLink = None,
+    ) -> Float[Array, "*n"]:
+        if not is_log_softmax(inverse_link):
+            value, residual = self.value_and_residual(eta, y, inverse_link)
+            moved = self.negative_log_likelihood(eta + change, y, inverse_link)
+            return moved - value - jnp.sum(residual * change, axis=-1)
+        # log E exp(z) for the centred change z, without the cancellation that the difference
+        # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
+        proba = jax.nn.softmax(eta)
+        z = change - jnp.sum(proba * change, axis=-1, keepdims=True)
+        small = jnp.abs(z) < 0.1
+        s = jnp.where(small, z, 0)
+        series = s * s * (1 / 2 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s / 720))))
+        excess = jnp.where(small, series, jnp.expm1(z) - z)
+        return jnp.log1p(jnp.sum(proba * excess, axis=-1))
+
+    def frequencies(
+        self, y: Int[Array, " n"], weight: Float[Array, " n"]
+    ) -> Float[Array, " K"]:
+        """Share of each class in the total weight."""
+        counts = jnp.sum(jnp.where(self._is_label(y), weight[:, None], 0), axis=0)
+        return counts / jnp.sum(weight)
+
+    def null_predictor(
+        self, y: Int[Array, " n"], weight: Float[Array, " n"]
+    ) -> Float[Array, " K"]:
+        """Log class frequencies minus their mean; an absent class counts as half a sample."""
+        floor = 0.5 / jnp.maximum(jnp.sum(weight > 0), 1).astype(weight.dtype)
+        frequencies = self.frequencies(y, weight)
+        log = jnp.log(jnp.where(frequencies > 0, frequencies, floor))
+        return log - jnp.mean(log)
+
+    def sample(
+        self, key: PRNGKeyArray, log_proba: Float[Array, "*n K"]
+    ) -> Int[Array, "*n"]:
+        return jax.random.categorical(key, log_proba)
+
+    def _is_label(self, y: Int[Array, "*n"]) -> Bool[Array, "*n K"]:
+        # A comparison fuses into its consumer: no one-hot matrix is stored, and on a CPU it
+        # vectorises where a gather (and the scatter that is its transpose) does not.
+        classes = jnp.arange(self.n_classes, dtype=y.dtype)
+        return y[..., None] == classes.reshape((1,) * y.ndim + (-1,))
+
+    def _pick(self, values: Float[Array, "*n K"], y: Int[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.sum(jnp.where(self._is_label(y), values, 0), axis=-1)
+
+
+def is_log_softmax(inverse_link: InverseLink) -> bool:
+    """Whether the link is the canonical one, for which closed forms hold."""
+    return inverse_link is None or inverse_link is jax.nn.log_softmax

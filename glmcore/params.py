@@ -1,0 +1,63 @@
+"""The parameters of a multinomial GLM, and the one statement of their shapes.
+
+The class axis is always the last one.  Features may come as one array ``(n, p)`` or as a
+pytree of arrays ``(n, p_leaf)``; ``coef`` then is the same pytree of ``(p_leaf, K)``.  Inside
+a solver both are one matrix, the leaves stacked along the feature axis.
+"""
+
+from collections.abc import Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class GLMParams(eqx.Module):
+    """Coefficients and intercept of a multinomial GLM.
+
+    Parameters
+    ----------
+    coef : array of shape (p, K), or a pytree of arrays of shape (p_leaf, K)
+        One column of coefficients a class.
+    intercept : array of shape (K,)
+        One intercept a class.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> params = glmcore.GLMParams(jnp.zeros((4, 3)), jnp.zeros(3))
+    >>> coef, intercept = params
+    >>> coef.shape, intercept.shape
+    ((4, 3), (3,))
+    """
+
+    coef: PyTree[Float[Array, "..."]]
+    intercept: Float[Array, " K"]
+
+    def __iter__(self) -> Iterator:
+        return iter((self.coef, self.intercept))
+
+
+def stack_columns(X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
+    """Place the leaves of a pytree of features side by side."""
+    leaves = jax.tree.leaves(X)
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=1)
+
+
+def stack_rows(coef: PyTree[Float[Array, "_ K"]]) -> Float[Array, "p K"]:
+    """Place the leaves of a pytree of coefficients on top of each other."""
+    leaves = jax.tree.leaves(coef)
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=0)
+
+
+def split_rows(
+    matrix: Float[Array, "p K"], structure: jax.tree_util.PyTreeDef, widths: tuple[int, ...]
+) -> PyTree[Float[Array, "_ K"]]:
+    """Undo :func:`stack_rows`: cut ``matrix`` into leaves of ``widths`` rows."""
+    leaves, start = [], 0
+    for width in widths:
+        leaves.append(matrix[start : start + width])
+        start += width
+    return jax.tree.unflatten(structure, leaves)

@@ -1,0 +1,202 @@
+"""A fit as a solver sees it: one matrix of centred features, scaled coefficients."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from glmcore.coordinates import Coordinates
+from glmcore.observations import AbstractObservations, InverseLink, is_log_softmax
+from glmcore.params import GLMParams, stack_rows
+from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
+from glmcore.tree import tree_norm
+
+#: Added to the linear predictor of a class without weight: its probability underflows to 0.
+_ABSENT = -1e5
+
+
+class Problem(eqx.Module):
+    r"""The objective of a fit in centred and scaled coordinates.
+
+    .. math:: F(w, b) = \sum_i \omega_i \ell_i(\eta_i) + P(a w), \quad
+              \eta = (X - m)(a w) + b, \quad \sum_i \omega_i = 1
+
+    Everything that touches n rows goes through ``predictor``, ``loss``, ``loss_and_residual``
+    and ``gradient``: one product with X forward, one back.
+    """
+
+    X: Float[Array, "n p"]
+    y: Int[Array, " n"]
+    weight: Float[Array, " n"]
+    present: Bool[Array, " K"]
+    coordinates: Coordinates
+    observations: AbstractObservations
+    penalty: AbstractPenalty
+    inverse_link: InverseLink = eqx.field(static=True)
+    fit_intercept: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        model,
+        X: PyTree,
+        y: Array,
+        weight: Array,
+        coordinates: Coordinates,
+        may_lack_classes: bool = False,
+    ) -> "Problem":
+        """The problem of fitting ``model`` to data seen in ``coordinates``.
+
+        A class without weight is left out, unless these are rows of a batch that may lack it.
+        """
+        weight = weight / jnp.sum(weight)
+        present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
+        return cls(
+            X=coordinates.features(X, weight),
+            y=y,
+            weight=weight,
+            present=present,
+            coordinates=coordinates,
+            observations=model.observations,
+            penalty=model.penalty,
+            inverse_link=model.inverse_link,
+            fit_intercept=model.fit_intercept,
+        )
+
+    # The loss, through the linear predictor
+
+    def predictor(self, params: GLMParams) -> Float[Array, "n K"]:
+        """The linear predictor, linear in ``params``: a sum of steps is a sum of predictors."""
+        return self.X @ (self.coordinates.scale * params.coef) + params.intercept[None, :]
+
+    def loss(self, eta: Float[Array, "n K"]) -> Float[Array, ""]:
+        nll = self.observations.negative_log_likelihood(
+            self._without_absent(eta), self.y, self.inverse_link
+        )
+        return self._mean(nll)
+
+    def loss_and_residual(
+        self, eta: Float[Array, "n K"]
+    ) -> tuple[Float[Array, ""], Float[Array, "n K"]]:
+        """The loss and its derivative in every entry of the linear predictor."""
+        nll, residual = self.observations.value_and_residual(
+            self._without_absent(eta), self.y, self.inverse_link
+        )
+        return self._mean(nll), self.weight[:, None] * residual
+
+    def divergence(
+        self, change: Float[Array, "n K"], eta: Float[Array, "n K"]
+    ) -> Float[Array, ""]:
+        """By how much the loss at ``eta + change`` exceeds its tangent at ``eta``."""
+        excess = self.observations.divergence(
+            change, self._without_absent(eta), self.y, self.inverse_link
+        )
+        return self._mean(excess)
+
+    def gradient(self, residual: Float[Array, "n K"]) -> GLMParams:
+        """Gradient of the loss in ``params`` from that in the linear predictor."""
+        coef = jnp.einsum("nk,np->kp", residual, self.X).T * self.coordinates.scale
+        if not self.fit_intercept:
+            return GLMParams(coef, jnp.zeros_like(residual[0]))
+        return GLMParams(coef, jnp.sum(residual, axis=0))
+
+    # The penalty, on the user's scale
+
+    def penalty_value(self, coef: Float[Array, "p K"]) -> Float[Array, ""]:
+        return self.penalty.value(self.coordinates.coef_to_user(coef))
+
+    def penalty_gradient(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        return jax.grad(self.penalty_value)(coef)
+
+    def prox(self, coef: Float[Array, "p K"], step: Array) -> Float[Array, "p K"]:
+        """Proximal operator of the penalty in these coordinates: with u = a w the quadratic
+        term is divided by a^2, so its step is multiplied by it."""
+        scale = self.coordinates.scale
+        moved = self.penalty.prox(
+            self.coordinates.split(scale * coef), self.coordinates.split(step * scale**2)
+        )
+        return stack_rows(moved) / scale
+
+    def level(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        """Coefficients at the level of the classes that the penalty likes best: the loss is
+        blind to it where the probabilities are."""
+        if not (self.shift_invariant and isinstance(self.penalty, AbstractScalablePenalty)):
+            return coef
+        user = self.coordinates.coef_to_user(coef)
+        levelled = stack_rows(self.penalty.level(user)) / self.coordinates.scale
+        # The coef of a class that is left out stays 0.
+        return jnp.where(jnp.all(self.present), levelled, coef)
+
+    def curvature(self) -> tuple[Float[Array, ""], Float[Array, "p K"]]:
+        r"""A cheap model of the Hessian in these coordinates.
+
+        The loss bends by about ``c = (1 - sum pbar^2) / (K - 1)`` along a feature of unit
+        variance (the mean over classes of Boehning's bound at the class frequencies), the
+        penalty by its quadratic part.
+        """
+        frequencies = self.observations.frequencies(self.y, self.weight)
+        n_present = jnp.maximum(jnp.sum(self.present), 2).astype(frequencies.dtype)
+        loss = (1 - jnp.sum(frequencies**2)) / (n_present - 1)
+        scale = self.coordinates.scale
+        if not isinstance(self.penalty, AbstractScalablePenalty):
+            return loss, jnp.zeros_like(scale)
+        quadratic = stack_rows(self.penalty.curvature(self.coordinates.split(scale)))
+        return loss, quadratic * scale**2
+
+    # Optimality
+
+    def null_params(self) -> GLMParams:
+        """Zero coefficients and the intercept of the model without features."""
+        scale = self.coordinates.scale
+        intercept = self.observations.null_predictor(self.y, self.weight)
+        if not self.fit_intercept:
+            intercept = jnp.zeros_like(intercept)
+        return GLMParams(jnp.zeros_like(scale), intercept.astype(scale.dtype))
+
+    def objective(self, params: GLMParams) -> Float[Array, ""]:
+        return self.loss(self.predictor(params)) + self.penalty_value(params.coef)
+
+    def optimality(self, params: GLMParams, loss_gradient: GLMParams) -> Float[Array, ""]:
+        """Norm of the least subgradient of the objective: 0 exactly at an optimum."""
+        scale = self.coordinates.scale
+        if isinstance(self.penalty, AbstractScalablePenalty):
+            least = self.penalty.least_subgradient(
+                self.coordinates.coef_to_user(params.coef),
+                self.coordinates.split(loss_gradient.coef / scale),
+            )
+            coef = stack_rows(least) * scale
+        elif self.penalty.smooth:
+            coef = loss_gradient.coef + self.penalty_gradient(params.coef)
+        else:
+            coef = params.coef - self.prox(params.coef - loss_gradient.coef, jnp.ones(()))
+        return tree_norm((coef, loss_gradient.intercept))
+
+    def optimality_of(self, params: GLMParams) -> Float[Array, ""]:
+        """:meth:`optimality`, gradient included: one pass forward and one back."""
+        _, residual = self.loss_and_residual(self.predictor(params))
+        return self.optimality(params, self.gradient(residual))
+
+    def null_optimality(self) -> Float[Array, ""]:
+        """Gradient norm of the loss at the null model: the yardstick of ``tol``."""
+        eta = jnp.broadcast_to(self.null_params().intercept, (*self.y.shape, self.present.size))
+        _, residual = self.loss_and_residual(eta)
+        return tree_norm(self.gradient(residual))
+
+    def margin(self, params: GLMParams) -> Float[Array, ""]:
+        """By how much the label beats the best other class, in the worst sample."""
+        eta = self._without_absent(self.predictor(params))
+        label = jnp.arange(self.present.size, dtype=self.y.dtype)[None, :] == self.y[:, None]
+        best_other = jnp.max(jnp.where(label, -jnp.inf, eta), axis=1)
+        own = jnp.max(jnp.where(label, eta, -jnp.inf), axis=1)
+        return jnp.min(jnp.where(self.weight > 0, own - best_other, jnp.inf))
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether adding a constant to all classes leaves the probabilities as they are."""
+        return is_log_softmax(self.inverse_link)
+
+    def _without_absent(self, eta: Float[Array, "n K"]) -> Float[Array, "n K"]:
+        return eta + jnp.where(self.present, 0, _ABSENT).astype(eta.dtype)[None, :]
+
+    def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(self.weight > 0, self.weight * per_sample, 0))

@@ -1,0 +1,433 @@
+"""``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from glmcore.checks import check_data, check_params, check_penalty
+from glmcore.coordinates import Coordinates
+from glmcore.least_norm import least_norm_params
+from glmcore.model import GLM
+from glmcore.params import GLMParams
+from glmcore.penalties import UnRegularized
+from glmcore.problem import Problem
+from glmcore.solvers import LBFGS, ProximalGradient
+from glmcore.solvers.base import AbstractSolver, Progress, check_solver, with_default_tol
+from glmcore.status import Status
+from glmcore.tree import is_concrete
+
+#: Share of tol that bounds the predicted relative distance of the objective to its minimum.
+_GAP_PER_TOL = 0.01
+
+
+class SolverState(eqx.Module):
+    """What :func:`update` carries from batch to batch.
+
+    Parameters
+    ----------
+    coordinates : Coordinates
+        Centre and scale of the data that the state was initialised with, frozen.
+    solver : pytree
+        The solver's own state.
+    n_iter : int array
+        Steps taken so far.
+    objective, optimality : float array
+        Objective after the last step and its optimality residual, relative to the gradient at
+        the null model of the data that the state was initialised with.
+    """
+
+    coordinates: Coordinates
+    solver: Any
+    n_iter: Int[Array, ""]
+    objective: Float[Array, ""]
+    optimality: Float[Array, ""]
+    null_optimality: Float[Array, ""]
+
+
+class FitResult(eqx.Module):
+    """What a fit returns.
+
+    Parameters
+    ----------
+    params : GLMParams
+        Parameters on the user's scale.
+    state : SolverState
+        State of the solver, with which :func:`update` can go on.
+    status : Status
+        How the fit ended; ``glmcore.Status[result.status]`` is the message.
+    n_iter : int array
+        Steps taken.
+    objective : float array
+        Weighted mean negative log-likelihood plus penalty.
+    optimality : float array
+        Optimality residual, relative to the gradient at the null model: what ``tol`` bounds.
+    """
+
+    params: GLMParams
+    state: SolverState
+    status: Status
+    n_iter: Int[Array, ""]
+    objective: Float[Array, ""]
+    optimality: Float[Array, ""]
+
+    @property
+    def converged(self) -> Bool[Array, "..."]:
+        """Whether the answer is within ``tol``."""
+        return (self.status == Status.converged) | (self.status == Status.missing_class)
+
+
+class FitProgress(NamedTuple):
+    """What a callback is told while a fit runs: numbers, and whether this is the last call."""
+
+    n_iter: int
+    maxiter: int
+    objective: float
+    optimality: float
+    tol: float
+    elapsed: float
+    status: Status
+    done: bool
+
+
+def default_solver(penalty) -> AbstractSolver:
+    """The solver that ``solver=None`` stands for: LBFGS if the penalty is smooth, else
+    ProximalGradient."""
+    return LBFGS() if penalty.smooth else ProximalGradient()
+
+
+def fit(
+    model: GLM,
+    X: PyTree,
+    y: Any,
+    *,
+    solver: Optional[AbstractSolver] = None,
+    init_params: Optional[GLMParams] = None,
+    sample_weight: Any = None,
+    callback: Optional[Callable[[FitProgress], Any]] = None,
+) -> FitResult:
+    """Minimise the objective of ``model``.
+
+    Compiled once per types, dtypes and shapes: other data, weights, strengths, tolerances or
+    iteration limits run the same program.  Works under ``jax.jit`` and ``jax.vmap``.
+
+    Parameters
+    ----------
+    model : GLM
+        What to fit.
+    X : array of shape (n, p), or a pytree of these
+        Features.
+    y : int array of shape (n,)
+        Class indices from 0 to K - 1.
+    solver : AbstractSolver, optional
+        Default: LBFGS for smooth penalties, ProximalGradient for the others.
+    init_params : GLMParams, optional
+        Where to start; default the null model.
+    sample_weight : array of shape (n,), optional
+        Weights of the rows, not negative; rows of weight 0 may hold anything.
+    callback : callable, optional
+        Called with a :class:`FitProgress` about ten times a second and once at the end.  The
+        compiled program holds no trace of it.
+
+    Returns
+    -------
+    FitResult
+        Parameters, status, steps, objective and optimality residual.  Nothing is raised for
+        what the values turn out to be: look at ``status``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes or dtypes do not fit, a strength or weight is bad, or the solver does not
+        handle the penalty.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> result = glmcore.fit(glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1)), X, y)
+    >>> glmcore.Status[result.status]
+    'converged'
+    >>> result.params.coef.round(3)
+    Array([[-0.284,  0.284]], dtype=float32)
+    """
+    solver = default_solver(model.penalty) if solver is None else solver
+    check_solver(solver, model.penalty)
+    X, y, weight = check_data(model, X, y, sample_weight)
+    check_penalty(model, X)
+    if init_params is not None:
+        init_params = check_params(model, init_params, X)
+    solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
+    if callback is None:
+        return _fit(model, X, y, weight, init_params, solver)
+    if not is_concrete((model, X, y, weight, init_params, solver)):
+        raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
+    return _fit_with_callback(model, X, y, weight, init_params, solver, callback)
+
+
+def init_state(
+    model: GLM,
+    params: GLMParams,
+    X: PyTree,
+    y: Any,
+    *,
+    solver: Optional[AbstractSolver] = None,
+    sample_weight: Any = None,
+) -> SolverState:
+    """State for :func:`update`: freezes centre and scale of this data.
+
+    Parameters and errors are those of :func:`fit`, with ``params`` the starting point.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1))
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> params = model.initialize_params(X, y)
+    >>> state = glmcore.init_state(model, params, X, y)
+    >>> params, state = glmcore.update(model, params, state, X, y)
+    >>> int(state.n_iter)
+    1
+    """
+    return _init_state(*_checked(model, params, X, y, solver, sample_weight))
+
+
+def update(
+    model: GLM,
+    params: GLMParams,
+    state: SolverState,
+    X: PyTree,
+    y: Any,
+    *,
+    solver: Optional[AbstractSolver] = None,
+    sample_weight: Any = None,
+) -> tuple[GLMParams, SolverState]:
+    """One step of the solver on this batch; the objective is batch mean plus penalty.
+
+    ``params`` stay on the user's scale.  The batch may lack classes and may have any number of
+    rows (a new number compiles once more).  Parameters and errors are those of :func:`fit`,
+    an example is in :func:`init_state`.
+    """
+    model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
+    return _update(model, params, state, X, y, weight, solver)
+
+
+def _checked(model, params, X, y, solver, sample_weight):
+    solver = default_solver(model.penalty) if solver is None else solver
+    check_solver(solver, model.penalty)
+    X, y, weight = check_data(model, X, y, sample_weight)
+    check_penalty(model, X)
+    params = check_params(model, params, X)
+    solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
+    return model, params, X, y, weight, solver
+
+
+# The compiled programs: one jit boundary a public verb, all made of the same pieces
+
+
+class _Task(eqx.Module):
+    """What stays as it is while a fit runs."""
+
+    problem: Problem
+    solver: AbstractSolver
+    null_optimality: Float[Array, ""]
+
+    def status(self, run: "_Run") -> Status:
+        """Why the run ends here, or ``running``."""
+        progress, tol = run.cache.progress, self._tol(run)
+        # Gradients are means of products of order one: this much of them is rounding.
+        rounding = jnp.finfo(tol.dtype).eps * np.sqrt(sum(leaf.size for leaf in jax.tree.leaves(run.params)))
+        arrived = progress.optimality <= jnp.maximum(tol * self.null_optimality, rounding)
+        arrived &= progress.gap <= _GAP_PER_TOL * tol * jnp.abs(progress.objective)
+        finite = jnp.isfinite(progress.objective) & jnp.isfinite(progress.optimality)
+        status = Status.running
+        for condition, reason in (
+            (run.n_iter >= self.solver.maxiter, Status.out_of_steps),
+            (progress.stalled, Status.stalled),
+            (arrived, Status.converged),
+            (self._vanished(progress), Status.separable),
+            (~finite, Status.nonfinite),
+        ):
+            status = Status.where(condition, reason, status)
+        return status
+
+    def final_status(self, run: "_Run") -> Status:
+        """:meth:`status`, and what only the answer itself can tell."""
+        status, problem = self.status(run), self.problem
+        _, cut = problem.coordinates.intercept_to_user(run.params)
+        # The loss bends by at most 1/2 in the linear predictor.
+        harm = jnp.sum(jnp.square(cut)) / 4
+        unheld = harm > self._tol(run) * jnp.abs(run.cache.progress.objective)
+        converged = status == Status.converged
+        status = Status.where(converged & unheld, Status.far_from_zero, status)
+        if isinstance(problem.penalty, UnRegularized):
+            separable = problem.margin(run.params) > 0
+            return Status.where(separable, Status.separable, status)
+        return status
+
+    def _tol(self, run: "_Run") -> Float[Array, ""]:
+        # Nothing below the rounding level of the dtype can be asked for.
+        return jnp.maximum(self.solver.tol, 4 * jnp.finfo(run.params.intercept.dtype).eps)
+
+    def _vanished(self, progress: Progress) -> Bool[Array, ""]:
+        # A likelihood of one, to rounding: no finite coefficients have it.
+        if not isinstance(self.problem.penalty, UnRegularized):
+            return jnp.zeros((), bool)
+        return progress.objective < jnp.finfo(progress.objective.dtype).eps
+
+
+class _Run(eqx.Module):
+    """What moves from step to step."""
+
+    params: GLMParams
+    state: Any
+    cache: Any
+    n_iter: Int[Array, ""]
+
+
+def _start(model, X, y, weight, init_params, solver) -> tuple[_Task, _Run]:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    coordinates = _measure(model, X, weight)
+    problem = Problem.of(model, X, y, weight, coordinates)
+    params = problem.null_params()
+    if init_params is not None:
+        params = coordinates.from_user(init_params)
+        params = GLMParams(jnp.where(problem.present[None, :], params.coef, 0), params.intercept)
+    state = solver.init(problem, params)
+    cache = solver.evaluate(problem, params, state)
+    task = _Task(problem, solver, problem.null_optimality())
+    return task, _Run(params, state, cache, jnp.zeros((), jnp.int32))
+
+
+def _advance(task: _Task, run: _Run, until: Int[Array, ""]) -> _Run:
+    """Steps until the fit ends or ``until`` of them are done."""
+
+    def step(run: _Run) -> _Run:
+        moved = task.solver.step(task.problem, run.params, run.state, run.cache)
+        return _Run(*moved, run.n_iter + 1)
+
+    def under_way(run: _Run) -> Bool[Array, ""]:
+        return (task.status(run) == Status.running) & (run.n_iter < until)
+
+    return jax.lax.while_loop(under_way, step, run)
+
+
+def _finish(task: _Task, run: _Run) -> FitResult:
+    progress = task.solver.finish(task.problem, run.params, run.cache)
+    run = eqx.tree_at(lambda r: r.cache.progress, run, progress)
+    status = task.final_status(run)
+    left_out = (status == Status.converged) & ~jnp.all(task.problem.present)
+    status = Status.where(left_out, Status.missing_class, status)
+    state = _solver_state(task, run)
+    return FitResult(
+        params=least_norm_params(task.problem, run.params),
+        state=state,
+        status=status,
+        n_iter=run.n_iter,
+        objective=state.objective,
+        optimality=state.optimality,
+    )
+
+
+def _solver_state(task: _Task, run: _Run) -> SolverState:
+    progress = run.cache.progress
+    tiny = jnp.finfo(task.null_optimality.dtype).tiny
+    return SolverState(
+        coordinates=task.problem.coordinates,
+        solver=run.state,
+        n_iter=run.n_iter,
+        objective=progress.objective,
+        # The null model is optimal where no feature varies: 0 then, not 0 / 0.
+        optimality=progress.optimality / jnp.maximum(task.null_optimality, tiny),
+        null_optimality=task.null_optimality,
+    )
+
+
+def _measure(model: GLM, X: PyTree, weight: Array) -> Coordinates:
+    n_outputs = model.observations.n_outputs
+    return Coordinates.measure(X, weight, model.penalty, n_outputs, model.fit_intercept)
+
+
+def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
+    """Strengths and tolerances in the dtype of the data, which decides that of the result."""
+
+    def cast(leaf):
+        floating = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf).astype(dtype) if floating else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+@eqx.filter_jit
+def _fit(model, X, y, weight, init_params, solver) -> FitResult:
+    task, run = _start(model, X, y, weight, init_params, solver)
+    return _finish(task, _advance(task, run, task.solver.maxiter))
+
+
+_jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(_finish)
+
+
+@eqx.filter_jit
+def _jit_advance(task: _Task, run: _Run, until: Int[Array, ""]) -> tuple[_Run, Status, Array]:
+    run = _advance(task, run, until)
+    return run, task.status(run), run.cache.progress.optimality / task.null_optimality
+
+
+def _fit_with_callback(model, X, y, weight, init_params, solver, callback) -> FitResult:
+    """The same pieces, a loop on the host between them."""
+    began = time.perf_counter()
+    task, run = _jit_start(model, X, y, weight, init_params, solver)
+    stride = 1
+    while True:
+        before, n_iter = time.perf_counter(), int(run.n_iter)
+        run, status, optimality = _jit_advance(task, run, np.asarray(n_iter + stride, np.int32))
+        done = bool(status != Status.running)
+        report = FitProgress(
+            n_iter=int(run.n_iter),
+            maxiter=int(solver.maxiter),
+            objective=float(run.cache.progress.objective),
+            optimality=float(optimality),
+            tol=float(solver.tol),
+            elapsed=time.perf_counter() - began,
+            status=status,
+            done=done,
+        )
+        if done:
+            result = _jit_finish(task, run)
+            callback(report._replace(status=result.status, optimality=float(result.optimality)))
+            return result
+        callback(report)
+        if time.perf_counter() - before < 0.05:
+            stride *= 2
+
+
+@eqx.filter_jit
+def _init_state(model, params, X, y, weight, solver) -> SolverState:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    coordinates = _measure(model, X, weight)
+    problem = Problem.of(model, X, y, weight, coordinates, may_lack_classes=True)
+    params = coordinates.from_user(params)
+    state = solver.init(problem, params)
+    cache = solver.evaluate(problem, params, state)
+    task = _Task(problem, solver, problem.null_optimality())
+    return _solver_state(task, _Run(params, state, cache, jnp.zeros((), jnp.int32)))
+
+
+@eqx.filter_jit
+def _update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, SolverState]:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    coordinates = state.coordinates
+    problem = Problem.of(model, X, y, weight, coordinates, may_lack_classes=True)
+    params = coordinates.from_user(params)
+    cache = solver.evaluate(problem, params, state.solver)
+    moved = solver.step(problem, params, state.solver, cache)
+    run = _Run(*moved, state.n_iter + 1)
+    task = _Task(problem, solver, state.null_optimality)
+    return coordinates.to_user(run.params), _solver_state(task, run)

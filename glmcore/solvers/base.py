@@ -1,0 +1,100 @@
+"""What a solver is: ``init``, ``evaluate``, ``step``, ``finish``.
+
+A solver keeps apart what outlives a batch and what does not.  Its *state* can be carried to
+another batch by :func:`glmcore.update`; its *cache* (gradients, linear predictors: all that
+was computed from these very rows) is thrown away with them.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.params import GLMParams
+from glmcore.penalties import AbstractPenalty
+from glmcore.problem import Problem
+
+
+class Progress(eqx.Module):
+    """Where a solver stands; every solver's cache holds one.
+
+    ``optimality`` is the norm of the least subgradient (or a bound on it from above), ``gap``
+    the predicted distance of the objective to its minimum (0 from solvers that predict none),
+    ``stalled`` whether rounding hides any further progress.
+    """
+
+    objective: Float[Array, ""]
+    optimality: Float[Array, ""]
+    gap: Float[Array, ""]
+    stalled: Bool[Array, ""]
+
+
+def as_float(x: Any) -> Any:
+    """Numbers as arrays, which a jit traces; None stays None."""
+    return None if x is None else np.asarray(x, dtype=np.float64) if np.isscalar(x) else x
+
+
+def as_int(x: Any) -> Any:
+    return np.asarray(x, dtype=np.int32) if np.isscalar(x) else x
+
+
+class AbstractSolver(eqx.Module):
+    """An algorithm that minimises a :class:`~glmcore.problem.Problem`.
+
+    ``tol`` bounds the optimality residual in centred and scaled coordinates relative to the
+    loss gradient at the null model (None: :func:`default_tol`); ``maxiter`` counts steps.
+    """
+
+    tol: eqx.AbstractVar[Any]
+    maxiter: eqx.AbstractVar[Any]
+    #: Whether the whole objective is differentiated, so that the penalty has to be smooth.
+    needs_smooth: eqx.AbstractClassVar[bool]
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, params: GLMParams) -> Any:
+        """State before the first step."""
+
+    @abc.abstractmethod
+    def evaluate(self, problem: Problem, params: GLMParams, state: Any) -> Any:
+        """Cache of ``params`` on the rows of ``problem``; it has a field ``progress``."""
+
+    @abc.abstractmethod
+    def step(
+        self, problem: Problem, params: GLMParams, state: Any, cache: Any
+    ) -> tuple[GLMParams, Any, Any]:
+        """One step: new params, state and cache."""
+
+    @abc.abstractmethod
+    def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Progress:
+        """Progress with the exact optimality residual."""
+
+
+def default_tol(dtype: Any) -> float:
+    """The tolerance that reaches a relative objective gap of 1e-6 in float32, 1e-9 in float64."""
+    return 3e-6 if jnp.finfo(dtype).bits <= 32 else 1e-8
+
+
+def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:
+    """Fill in ``tol`` before a jit sees it: given or not, it is the same program."""
+    if solver.tol is not None:
+        return solver
+    return dataclasses.replace(solver, tol=default_tol(dtype))
+
+
+def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
+    """Refuse a solver that needs a smooth penalty and does not get one."""
+    if solver.needs_smooth and not penalty.smooth:
+        raise ValueError(
+            f"{type(solver).__name__} needs a differentiable penalty and "
+            f"{type(penalty).__name__} is not; use ProximalGradient"
+        )
+    for name in ("tol", "maxiter", "stepsize"):
+        value = getattr(solver, name, None)
+        if isinstance(value, np.ndarray) and not (np.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"{type(solver).__name__}: {name} must be finite and not negative, found {value}"
+            )
