@@ -11,6 +11,58 @@ from glmcore.penalties import (
     UnRegularized,
 )
 from glmcore.model import GLM
-from glmcore.solve import FitProgress, FitResult, SolverState, fit, init_state, update
-from glmcore.solvers import LBFGS, AbstractSolver, ProximalGradient
-from glmcore.status import Status
+from glmcore.scores import log_likelihood, null_log_likelihood
+from glmcore.progress import Progress
+from glmcore.solve import (
+    FitProgress,
+    FitResult,
+    SolverState,
+    default_solver,
+    fit,
+    init_state,
+    update,
+)
+from glmcore.solvers import (
+    BFGS,
+    LBFGS,
+    AbstractSolver,
+    GradientDescent,
+    NonlinearCG,
+    Optax,
+    ProximalGradient,
+    default_tol,
+)
+from glmcore.status import Status, status_name
+
+__all__ = [
+    "BFGS",
+    "GLM",
+    "LBFGS",
+    "AbstractObservations",
+    "AbstractPenalty",
+    "AbstractSolver",
+    "Categorical",
+    "ElasticNet",
+    "FitProgress",
+    "FitResult",
+    "GLMParams",
+    "GradientDescent",
+    "GroupLasso",
+    "Lasso",
+    "NonlinearCG",
+    "Optax",
+    "Progress",
+    "ProximalGradient",
+    "Ridge",
+    "SolverState",
+    "Status",
+    "UnRegularized",
+    "default_solver",
+    "default_tol",
+    "fit",
+    "init_state",
+    "log_likelihood",
+    "null_log_likelihood",
+    "status_name",
+    "update",
+]

@@ -442,7 +442,7 @@ def _match(strength: PyTree, coef: PyTree) -> PyTree:
 
 
 def _shrink(v: Array, threshold: Array) -> Array:
-    return jnp.sign(v) * jnp.maximum(jnp.abs(v) - threshold, 0)
+    return v - jnp.clip(v, -threshold, threshold)
 
 
 def _shrink_factor(norm: Array, threshold: Array) -> Array:

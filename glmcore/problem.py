@@ -108,6 +108,16 @@ class Problem(eqx.Module):
     def penalty_gradient(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
         return jax.grad(self.penalty_value)(coef)
 
+    def penalty_excess(
+        self, new: Float[Array, "p K"], old: Float[Array, "p K"]
+    ) -> Float[Array, ""]:
+        """By how much a smooth penalty at ``new`` exceeds its tangent at ``old``."""
+        if isinstance(self.penalty, AbstractScalablePenalty):
+            _, quadratic = self.curvature()
+            return jnp.sum(quadratic * jnp.square(new - old)) / 2
+        tangent = jnp.sum(self.penalty_gradient(old) * (new - old))
+        return self.penalty_value(new) - self.penalty_value(old) - tangent
+
     def prox(self, coef: Float[Array, "p K"], step: Array) -> Float[Array, "p K"]:
         """Proximal operator of the penalty in these coordinates: with u = a w the quadratic
         term is divided by a^2, so its step is multiplied by it."""
@@ -182,13 +192,26 @@ class Problem(eqx.Module):
         _, residual = self.loss_and_residual(eta)
         return tree_norm(self.gradient(residual))
 
-    def margin(self, params: GLMParams) -> Float[Array, ""]:
-        """By how much the label beats the best other class, in the worst sample."""
+    def separable(self, params: GLMParams) -> Bool[Array, ""]:
+        """Whether ``params`` prove that the likelihood has no maximum.
+
+        Scaled up without bound, they (or the predictor of one class alone) would go on raising
+        it: every label beats all other classes, or the predictor of a class is higher on all
+        samples of the class than on any other sample.
+        """
         eta = self._without_absent(self.predictor(params))
-        label = jnp.arange(self.present.size, dtype=self.y.dtype)[None, :] == self.y[:, None]
-        best_other = jnp.max(jnp.where(label, -jnp.inf, eta), axis=1)
-        own = jnp.max(jnp.where(label, eta, -jnp.inf), axis=1)
-        return jnp.min(jnp.where(self.weight > 0, own - best_other, jnp.inf))
+        used = (self.weight > 0)[:, None]
+        classes = jnp.arange(self.present.size, dtype=self.y.dtype)
+        own = (self.y[:, None] == classes[None, :]) & used
+        best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=1, keepdims=True)
+        all_right = jnp.min(jnp.where(own, eta - best_other, jnp.inf)) > 0
+        centred = eta - jnp.mean(eta, axis=1, keepdims=True)
+        inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=0)
+        outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=0)
+        apart = inside > outside
+        if not self.fit_intercept:
+            apart &= (inside > 0) & (outside < 0)
+        return all_right | jnp.any(apart & self.present)
 
     @property
     def shift_invariant(self) -> bool:

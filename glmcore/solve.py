@@ -40,6 +40,8 @@ class SolverState(eqx.Module):
     objective, optimality : float array
         Objective after the last step and its optimality residual, relative to the gradient at
         the null model of the data that the state was initialised with.
+    algorithm : str
+        Name of the solver whose state this is.
     """
 
     coordinates: Coordinates
@@ -48,6 +50,7 @@ class SolverState(eqx.Module):
     objective: Float[Array, ""]
     optimality: Float[Array, ""]
     null_optimality: Float[Array, ""]
+    algorithm: str = eqx.field(static=True)
 
 
 class FitResult(eqx.Module):
@@ -155,7 +158,7 @@ def fit(
     >>> glmcore.Status[result.status]
     'converged'
     >>> result.params.coef.round(3)
-    Array([[-0.284,  0.284]], dtype=float32)
+    Array([[-0.372,  0.372]], dtype=float32)
     """
     solver = default_solver(model.penalty) if solver is None else solver
     check_solver(solver, model.penalty)
@@ -216,6 +219,11 @@ def update(
     an example is in :func:`init_state`.
     """
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
+    if not isinstance(state, SolverState) or state.algorithm != type(solver).__name__:
+        found = getattr(state, "algorithm", type(state).__name__)
+        raise ValueError(
+            f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
+        )
     return _update(model, params, state, X, y, weight, solver)
 
 
@@ -268,8 +276,7 @@ class _Task(eqx.Module):
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         if isinstance(problem.penalty, UnRegularized):
-            separable = problem.margin(run.params) > 0
-            return Status.where(separable, Status.separable, status)
+            return Status.where(problem.separable(run.params), Status.separable, status)
         return status
 
     def _tol(self, run: "_Run") -> Float[Array, ""]:
@@ -347,6 +354,7 @@ def _solver_state(task: _Task, run: _Run) -> SolverState:
         # The null model is optimal where no feature varies: 0 then, not 0 / 0.
         optimality=progress.optimality / jnp.maximum(task.null_optimality, tiny),
         null_optimality=task.null_optimality,
+        algorithm=type(task.solver).__name__,
     )
 
 

@@ -1,6 +1,8 @@
 """How a fit ended."""
 
 import equinox as eqx
+import jax
+import numpy as np
 
 
 class Status(eqx.Enumeration):
@@ -27,8 +29,33 @@ class Status(eqx.Enumeration):
         "their mean or use float64"
     )
     separable = (
-        "the classes are perfectly separable and nothing penalises the coefficients: the "
-        "likelihood has no maximum and the coefficients grow without bound"
+        "classes are perfectly separable and nothing penalises the coefficients: the likelihood "
+        "has no maximum and the coefficients grow without bound"
     )
     nonfinite = "the objective or its gradient is not finite"
     missing_class = "converged; classes without weight were left out"
+
+
+_NAMES = (
+    "converged",
+    "running",
+    "out_of_steps",
+    "stalled",
+    "far_from_zero",
+    "separable",
+    "nonfinite",
+    "missing_class",
+)
+
+
+def status_name(status: Status) -> str:
+    """Name of a member, read once from the device.
+
+    Examples
+    --------
+    >>> from glmcore import Status, status_name
+    >>> status_name(Status.out_of_steps)
+    'out_of_steps'
+    """
+    (index,) = jax.tree.leaves(status)
+    return _NAMES[int(np.asarray(index))]

@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from glmcore_sklearn import persistence
-from glmcore_sklearn.persistence import Codec, load, read_header, save
+from glmcore_sklearn import archive
+from glmcore_sklearn.archive import Codec, load, read_header, save
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -302,9 +302,9 @@ def nested(depth):
 
 
 def test_depth_is_limited_where_loading_is(tmp_path):
-    assert round_trip(tmp_path, nested(persistence.MAX_DEPTH)) == nested(persistence.MAX_DEPTH)
+    assert round_trip(tmp_path, nested(archive.MAX_DEPTH)) == nested(archive.MAX_DEPTH)
     with pytest.raises(ValueError, match="100 levels"):
-        save(tmp_path / "g", nested(persistence.MAX_DEPTH + 1))
+        save(tmp_path / "g", nested(archive.MAX_DEPTH + 1))
 
 
 def test_content_that_contains_itself_is_refused(tmp_path):
@@ -832,4 +832,4 @@ def test_every_truncation_is_refused(tmp_path):
 
 
 def test_the_examples_in_the_docstrings_run():
-    assert doctest.testmod(persistence).failed == 0
+    assert doctest.testmod(archive).failed == 0

@@ -1,7 +1,20 @@
 """One file an algorithm; see :mod:`glmcore.solvers.base` for what a solver is."""
 
-from glmcore.solvers.base import AbstractSolver
+from glmcore.solvers.base import AbstractSolver, default_tol
+from glmcore.solvers.bfgs import BFGS
+from glmcore.solvers.gradient_descent import GradientDescent
 from glmcore.solvers.lbfgs import LBFGS
+from glmcore.solvers.nonlinear_cg import NonlinearCG
+from glmcore.solvers.optax_solver import Optax
 from glmcore.solvers.proximal_gradient import ProximalGradient
 
-__all__ = ["LBFGS", "AbstractSolver", "ProximalGradient"]
+__all__ = [
+    "BFGS",
+    "LBFGS",
+    "AbstractSolver",
+    "GradientDescent",
+    "NonlinearCG",
+    "Optax",
+    "ProximalGradient",
+    "default_tol",
+]

@@ -1,0 +1,45 @@
+"""Log-likelihoods and pseudo-R²."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from glmcore.model import GLM
+from glmcore.params import GLMParams
+
+
+@eqx.filter_jit
+def log_likelihood(
+    model: GLM, params: GLMParams, X: PyTree, y: Int[Any, " n"]
+) -> Float[Array, " n"]:
+    """Log-likelihood of each sample, shape (n,).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> model = glmcore.GLM(glmcore.Categorical(2))
+    >>> params = glmcore.GLMParams(jnp.zeros((1, 2)), jnp.zeros(2))
+    >>> glmcore.log_likelihood(model, params, jnp.ones((1, 1)), jnp.array([0])).round(4)
+    Array([-0.6931], dtype=float32)
+    """
+    eta = model.linear_predictor(params, X)
+    return -model.observations.negative_log_likelihood(eta, jnp.asarray(y), model.inverse_link)
+
+
+@eqx.filter_jit
+def null_log_likelihood(model: GLM, X: PyTree, y: Int[Any, " n"]) -> Float[Array, " n"]:
+    """Log-likelihood of each sample under the proportions of the classes in ``y`` itself.
+
+    ``X`` decides the dtype only.  In a mean over samples this is the best that a model without
+    features can do: 1 - mean(log_likelihood) / mean(null_log_likelihood) is McFadden's
+    pseudo-R² (1974), and Cohen's as well, since the log-likelihood of the saturated
+    categorical model is 0.
+    """
+    first = jax.tree.leaves(X)[0]
+    weight = jnp.ones(first.shape[0], first.dtype)
+    log = jnp.log(model.observations.frequencies(jnp.asarray(y), weight))
+    return log[jnp.asarray(y)]

@@ -1,0 +1,178 @@
+"""The accelerated gradient scheme that ProximalGradient and GradientDescent share.
+
+FISTA (Beck & Teboulle, 2009) with the gradient restart of O'Donoghue & Candes (2015).  The
+sufficient-decrease test compares the exact divergence of the loss with the quadratic model, so
+that it does not drown in the rounding error of the objective; the linear predictor of an
+extrapolated point is the extrapolation of predictors, so a step reads X once forward and once
+back.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.params import GLMParams
+from glmcore.problem import Problem
+from glmcore.solvers.base import AbstractSolver, Progress, as_float
+from glmcore.tree import tree_dot, tree_norm, tree_sub
+
+#: The step size may grow by the first factor a step; a refused one shrinks by the second.
+_GROW = 1.1
+_SHRINK = 0.6
+_MAX_TRIALS = 60
+#: Steps without a better residual after which rounding is blamed.
+_PATIENCE = 500
+
+
+class AcceleratedState(eqx.Module):
+    """Step size, momentum and the previous point."""
+
+    stepsize: Float[Array, ""]
+    momentum: Float[Array, ""]
+    previous: GLMParams
+
+
+class AcceleratedCache(eqx.Module):
+    """Linear predictors of the current and the previous point on these rows."""
+
+    eta: Float[Array, "n K"]
+    previous_eta: Float[Array, "n K"]
+    best: Float[Array, ""]
+    since_best: Int[Array, ""]
+    progress: Progress
+
+
+def as_stepsize(stepsize: Any) -> Any:
+    """None, the line search, is 0: given or not, it is the same program."""
+    return as_float(0.0 if stepsize is None else stepsize)
+
+
+class AbstractAccelerated(AbstractSolver):
+    """FISTA; subclasses say how the penalty enters."""
+
+    stepsize: eqx.AbstractVar[Any]
+
+    @abc.abstractmethod
+    def metric(self, problem: Problem) -> Float[Array, "p K"]:
+        """By what the gradient of each coefficient is divided."""
+
+    @abc.abstractmethod
+    def gradient(self, problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
+        """Gradient of the part that is linearised, given that of the loss."""
+
+    @abc.abstractmethod
+    def excess(self, problem: Problem, new: GLMParams, old: GLMParams) -> Float[Array, ""]:
+        """By how much that part, without the loss, exceeds its tangent at ``old``."""
+
+    @abc.abstractmethod
+    def prox(self, problem: Problem, params: GLMParams, stepsize: Array) -> GLMParams:
+        """Proximal operator of the rest."""
+
+    def init(self, problem: Problem, params: GLMParams) -> AcceleratedState:
+        loss, _ = problem.curvature()
+        # 1 / curvature of one feature: an optimistic start that the line search corrects.
+        stepsize = jnp.where(self.stepsize > 0, self.stepsize, 1 / loss)
+        return AcceleratedState(stepsize, jnp.ones_like(stepsize), params)
+
+    def evaluate(
+        self, problem: Problem, params: GLMParams, state: AcceleratedState
+    ) -> AcceleratedCache:
+        eta = problem.predictor(params)
+        loss, residual = problem.loss_and_residual(eta)
+        optimality = problem.optimality(params, problem.gradient(residual))
+        return AcceleratedCache(
+            eta=eta,
+            previous_eta=problem.predictor(state.previous),
+            best=optimality,
+            since_best=jnp.zeros((), jnp.int32),
+            progress=Progress(
+                objective=loss + problem.penalty_value(params.coef),
+                optimality=optimality,
+                gap=jnp.zeros_like(loss),
+                stalled=jnp.zeros((), bool),
+            ),
+        )
+
+    def step(
+        self, problem: Problem, params: GLMParams, state: AcceleratedState, cache: AcceleratedCache
+    ) -> tuple[GLMParams, AcceleratedState, AcceleratedCache]:
+        momentum = (1 + jnp.sqrt(1 + 4 * state.momentum**2)) / 2
+        inertia = (state.momentum - 1) / momentum
+        ahead = jax.tree.map(lambda w, v: w + inertia * (w - v), params, state.previous)
+        eta_ahead = cache.eta + inertia * (cache.eta - cache.previous_eta)
+        _, residual = problem.loss_and_residual(eta_ahead)
+        loss_gradient = problem.gradient(residual)
+        gradient = self.gradient(problem, ahead, loss_gradient)
+        trial = self._descend(problem, ahead, eta_ahead, gradient, state.stepsize)
+        step = tree_sub(trial.params, params)
+        # Restart where the momentum points uphill.
+        uphill = tree_dot(tree_sub(ahead, trial.params), step) > 0
+        # The loss is blind to the level of the classes: gradients would only creep along it.
+        new = GLMParams(problem.level(trial.params.coef), trial.params.intercept)
+        # The gradient at the new point differs from the one at hand by no more than this.
+        drift = tree_norm(self._by_metric(problem, tree_sub(ahead, trial.params)))
+        optimality = problem.optimality(new, loss_gradient) + drift / trial.stepsize
+        since_best = jnp.where(optimality < cache.best, 0, cache.since_best + 1)
+        objective = problem.loss(trial.eta) + problem.penalty_value(new.coef)
+        none = jnp.zeros_like(objective)
+        state = AcceleratedState(trial.stepsize, jnp.where(uphill, 1, momentum), params)
+        return new, state, AcceleratedCache(
+            eta=trial.eta,
+            previous_eta=cache.eta,
+            best=jnp.minimum(optimality, cache.best),
+            since_best=since_best,
+            progress=Progress(objective, optimality, none, since_best >= _PATIENCE),
+        )
+
+    def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Progress:
+        exact = problem.optimality_of(params)
+        return eqx.tree_at(lambda p: p.optimality, cache.progress, exact)
+
+    def _descend(
+        self,
+        problem: Problem,
+        ahead: GLMParams,
+        eta_ahead: Float[Array, "n K"],
+        gradient: GLMParams,
+        stepsize: Float[Array, ""],
+    ) -> "_Trial":
+        """The largest of the shrinking step sizes whose quadratic model is above the loss."""
+        fixed = jnp.asarray(self.stepsize > 0)
+
+        metric = self.metric(problem)
+
+        def attempt(trial: _Trial) -> _Trial:
+            stepsize = jnp.where(fixed, trial.stepsize, _SHRINK * trial.stepsize)
+            coef = ahead.coef - stepsize * gradient.coef / metric
+            intercept = ahead.intercept - stepsize * gradient.intercept
+            new = self.prox(problem, GLMParams(coef, intercept), stepsize)
+            step = tree_sub(new, ahead)
+            # Of the point, not of the step: predictors must not drift over thousands of steps.
+            eta = problem.predictor(new)
+            room = tree_dot(step, self._by_metric(problem, step)) / (2 * stepsize)
+            excess = problem.divergence(eta - eta_ahead, eta_ahead)
+            below = excess + self.excess(problem, new, ahead) <= room
+            return _Trial(stepsize, new, eta, below | fixed, trial.count + 1)
+
+        start = jnp.where(fixed, self.stepsize, stepsize * _GROW / _SHRINK)
+        none = jnp.zeros((), jnp.int32)
+        first = _Trial(start, ahead, eta_ahead, none > 0, none)
+        return jax.lax.while_loop(
+            lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, first
+        )
+
+
+    def _by_metric(self, problem: Problem, params: GLMParams) -> GLMParams:
+        return GLMParams(self.metric(problem) * params.coef, params.intercept)
+
+
+class _Trial(eqx.Module):
+    stepsize: Float[Array, ""]
+    params: GLMParams
+    eta: Float[Array, "n K"]
+    accepted: Bool[Array, ""]
+    count: Int[Array, ""]

@@ -1,0 +1,194 @@
+"""Descent along a direction, with a line search on the cached linear predictor.
+
+Along a direction D the linear predictor is ``eta + alpha X D``: one product with X for the
+direction, and every trial step touches n x K numbers only.  The first trial is nearly always
+taken, so a step reads X once forward and once back.
+
+What remembers past steps and turns a gradient into a direction is a :class:`AbstractMemory`:
+that is all in which L-BFGS, BFGS and nonlinear conjugate gradients differ.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.params import GLMParams
+from glmcore.problem import Problem
+from glmcore.solvers.base import AbstractSolver, Progress
+from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
+
+_ARMIJO = 1e-4
+_MAX_TRIALS = 25
+
+
+class AbstractMemory(eqx.Module):
+    """What a solver knows of the Hessian."""
+
+    @abc.abstractmethod
+    def direction(self, gradient: GLMParams) -> GLMParams:
+        """Minus an inverse Hessian times the gradient."""
+
+    @abc.abstractmethod
+    def remember(
+        self, step: GLMParams, change: GLMParams, gradient: GLMParams
+    ) -> "AbstractMemory":
+        """The memory after ``step``, which changed the gradient by ``change`` to ``gradient``;
+        ``step`` and ``change`` have a positive inner product."""
+
+    @abc.abstractmethod
+    def forget(self) -> "AbstractMemory":
+        """The memory without past steps."""
+
+
+class DescentCache(eqx.Module):
+    """Linear predictor, gradient of the objective and the next direction on these rows."""
+
+    eta: Float[Array, "n K"]
+    gradient: GLMParams
+    direction: GLMParams
+    slope: Float[Array, ""]
+    failures: Int[Array, ""]
+    progress: Progress
+
+
+class AbstractDescent(AbstractSolver):
+    """Line-search descent for smooth penalties; subclasses say what they remember."""
+
+    #: Share of the slope that may be left at the end of a line search.
+    slope_left: eqx.AbstractClassVar[float]
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, params: GLMParams) -> AbstractMemory:
+        """The memory before the first step."""
+
+    def evaluate(
+        self, problem: Problem, params: GLMParams, state: AbstractMemory
+    ) -> DescentCache:
+        eta = problem.predictor(params)
+        loss, residual = problem.loss_and_residual(eta)
+        objective = loss + problem.penalty_value(params.coef)
+        gradient = _gradient(problem, params, residual)
+        return _cache(state, eta, objective, gradient, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
+    ) -> tuple[GLMParams, AbstractMemory, DescentCache]:
+        change = problem.predictor(cache.direction)
+        trial = _line_search(problem, params, cache, change, self.slope_left)
+        accepted = trial.accepted
+        step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
+        params = jax.tree.map(jnp.add, params, step)
+        eta = cache.eta + jnp.where(accepted, trial.alpha * change, 0)
+        gradient = _gradient(problem, params, trial.residual)
+        remembered = _remember(state, step, tree_sub(gradient, cache.gradient), gradient)
+        # After a failed search: forget the past, try the preconditioned gradient once more.
+        state = tree_where(accepted, remembered, state.forget())
+        gradient = tree_where(accepted, gradient, cache.gradient)
+        objective = jnp.where(accepted, trial.objective, cache.progress.objective)
+        failures = jnp.where(accepted, 0, cache.failures + 1)
+        return params, state, _cache(state, eta, objective, gradient, failures)
+
+    def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Progress:
+        return cache.progress
+
+
+def _cache(
+    state: AbstractMemory,
+    eta: Float[Array, "n K"],
+    objective: Float[Array, ""],
+    gradient: GLMParams,
+    failures: Int[Array, ""],
+) -> DescentCache:
+    direction = state.direction(gradient)
+    slope = tree_dot(gradient, direction)
+    # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
+    progress = Progress(objective, tree_norm(gradient), -slope / 2, failures >= 2)
+    return DescentCache(eta, gradient, direction, slope, failures, progress)
+
+
+def _gradient(problem: Problem, params: GLMParams, residual: Float[Array, "n K"]) -> GLMParams:
+    loss = problem.gradient(residual)
+    return GLMParams(loss.coef + problem.penalty_gradient(params.coef), loss.intercept)
+
+
+def _remember(
+    state: AbstractMemory, step: GLMParams, change: GLMParams, gradient: GLMParams
+) -> AbstractMemory:
+    eps = jnp.finfo(gradient.intercept.dtype).eps
+    curved = tree_dot(step, change) > eps * tree_norm(step) * tree_norm(change)
+    return tree_where(curved, state.remember(step, change, gradient), state)
+
+
+class _Trial(eqx.Module):
+    """A line search under way: the last trial step and the bracket around a minimum."""
+
+    alpha: Float[Array, ""]
+    next_alpha: Float[Array, ""]
+    low: Float[Array, ""]
+    low_slope: Float[Array, ""]
+    high: Float[Array, ""]
+    objective: Float[Array, ""]
+    residual: Float[Array, "n K"]
+    accepted: Bool[Array, ""]
+    count: Int[Array, ""]
+
+
+def _line_search(
+    problem: Problem,
+    params: GLMParams,
+    cache: DescentCache,
+    change: Float[Array, "n K"],
+    slope_left: float,
+) -> _Trial:
+    """Strong Wolfe conditions, the first up to the rounding error of the objective."""
+    start, start_slope = cache.progress.objective, cache.slope
+    rounding = 10 * jnp.finfo(start.dtype).eps * jnp.abs(start)
+
+    def penalty(alpha):
+        return problem.penalty_value(params.coef + alpha * cache.direction.coef)
+
+    def attempt(trial: _Trial) -> _Trial:
+        alpha = trial.next_alpha
+        loss, residual = problem.loss_and_residual(cache.eta + alpha * change)
+        value, penalty_slope = jax.jvp(penalty, (alpha,), (jnp.ones_like(alpha),))
+        objective = loss + value
+        slope = jnp.sum(residual * change) + penalty_slope
+        decreased = objective <= start + _ARMIJO * alpha * start_slope + rounding
+        accepted = decreased & (jnp.abs(slope) <= -slope_left * start_slope)
+        too_far = ~decreased | ~(slope <= 0)  # NaN is too far
+        low = jnp.where(too_far, trial.low, alpha)
+        low_slope = jnp.where(too_far, trial.low_slope, slope)
+        high = jnp.where(too_far, alpha, trial.high)
+        # The zero of the slope between its ends where they bracket one, else the middle.
+        share = jnp.where(too_far & (slope > 0), low_slope / (low_slope - slope), 0.5)
+        inside = low + jnp.clip(share, 0.1, 0.9) * (high - low)
+        return _Trial(
+            alpha=alpha,
+            next_alpha=jnp.where(jnp.isinf(high), 4 * low, inside),
+            low=low,
+            low_slope=low_slope,
+            high=high,
+            objective=objective,
+            residual=residual,
+            accepted=accepted,
+            count=trial.count + 1,
+        )
+
+    one = jnp.ones_like(start)
+    first = _Trial(
+        alpha=one,
+        next_alpha=one,
+        low=0 * one,
+        low_slope=start_slope,
+        high=jnp.inf * one,
+        objective=start,
+        residual=jnp.zeros_like(cache.eta),
+        accepted=jnp.zeros((), bool),
+        count=jnp.zeros((), jnp.int32),
+    )
+    return jax.lax.while_loop(
+        lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, first
+    )

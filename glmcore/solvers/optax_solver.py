@@ -1,0 +1,88 @@
+"""Any optax gradient transformation as a solver."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+
+from glmcore.params import GLMParams
+from glmcore.problem import Problem
+from glmcore.solvers.base import AbstractSolver, Progress, as_float, as_int
+from glmcore.tree import tree_norm
+
+
+class OptaxCache(eqx.Module):
+    """Gradient of the objective on the user's scale."""
+
+    gradient: GLMParams
+    progress: Progress
+
+
+class Optax(AbstractSolver):
+    """Steps of an optax transformation on the user's own scale, as written.
+
+    Features are not centred or scaled for it: learning rates and clipping mean what they mean
+    in optax.  A program is compiled once per transformation object: keep it and pass it again
+    (``optax.inject_hyperparams`` puts its numbers into the state).
+
+    Parameters
+    ----------
+    transformation : optax.GradientTransformation
+        Such as ``optax.adam(1e-2)``; one that searches along a line gets value, grad, value_fn.
+    tol : float, optional
+        Bound on the optimality residual in centred and scaled coordinates, relative to the
+        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.
+    maxiter : int, default 10000
+        Largest number of steps.
+
+    Examples
+    --------
+    >>> import optax
+    >>> from glmcore import Optax
+    >>> int(Optax(optax.adam(1e-2), maxiter=500).maxiter)
+    500
+    """
+
+    transformation: optax.GradientTransformation = eqx.field(static=True)
+    tol: Any = eqx.field(default=None, converter=as_float)
+    maxiter: Any = eqx.field(default=10_000, converter=as_int)
+    needs_smooth = True
+
+    def init(self, problem: Problem, params: GLMParams) -> Any:
+        return self.transformation.init(problem.coordinates.to_user(params))
+
+    def evaluate(self, problem: Problem, params: GLMParams, state: Any) -> OptaxCache:
+        coordinates = problem.coordinates
+        loss, residual = problem.loss_and_residual(problem.predictor(params))
+        inner = problem.gradient(residual)
+        inner = GLMParams(inner.coef + problem.penalty_gradient(params.coef), inner.intercept)
+        # The chain rule through coef = a coef', intercept = intercept' - m coef.
+        coef = inner.coef / coordinates.scale
+        coef = coef + coordinates.centre[:, None] * inner.intercept[None, :]
+        progress = Progress(
+            objective=loss + problem.penalty_value(params.coef),
+            optimality=tree_norm(inner),
+            gap=jnp.zeros_like(loss),
+            stalled=jnp.zeros((), bool),
+        )
+        return OptaxCache(GLMParams(coordinates.split(coef), inner.intercept), progress)
+
+    def step(
+        self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache
+    ) -> tuple[GLMParams, Any, OptaxCache]:
+        coordinates = problem.coordinates
+        user = coordinates.to_user(params)
+        updates, state = optax.with_extra_args_support(self.transformation).update(
+            cache.gradient,
+            state,
+            user,
+            value=cache.progress.objective,
+            grad=cache.gradient,
+            value_fn=lambda moved: problem.objective(coordinates.from_user(moved)),
+        )
+        params = coordinates.from_user(optax.apply_updates(user, updates))
+        return params, state, self.evaluate(problem, params, state)
+
+    def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Progress:
+        return cache.progress

@@ -1,0 +1,8 @@
+"""scikit-learn estimators over ``glmcore``."""
+
+from glmcore_sklearn.classifier import ClassifierGLM, StepResult
+from glmcore_sklearn.labels import ClassesNotSetError
+from glmcore_sklearn.names import SolverSpec
+from glmcore_sklearn.persistence import load_model
+
+__all__ = ["ClassesNotSetError", "ClassifierGLM", "SolverSpec", "StepResult", "load_model"]

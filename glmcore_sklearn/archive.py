@@ -1,0 +1,532 @@
+"""Archives of plain values: written whole or not at all, read without trust.
+
+An archive is an uncompressed ``.npz`` file with the members ``header`` (JSON: format, version, libraries), ``content``
+(JSON: the tree) and ``array_0``, ``array_1``, … (the arrays in it). It holds no pickle and no name that the reader
+would import. In ``content`` null, booleans, numbers, strings and lists stand for themselves; everything else is an
+object with one key, the kind of the value: ``{"tuple": [1, 2]}``, ``{"array": "array_0"}``.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import struct
+import types
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["Codec", "load", "read_header", "save"]
+
+FORMAT = "glmcore"
+VERSION = 1
+# Well within Python's recursion limit, so that a program deeper in its stack can load what another one saved.
+MAX_DEPTH = 100
+# No objects, no structures, nothing of size zero, no times in steps of zero.
+_DTYPE = re.compile(r"[<>|](?:[biufcSU][1-9][0-9]*|[mM]8(?:\[(?:[1-9][0-9]*)?[A-Za-z]+\])?)")
+# What NumPy writes, word for word. Its own reader evaluates the header as a Python literal, and may warn.
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)(\{'descr': '([^']+)', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n)",
+    re.DOTALL,
+)
+_NO_FUNCTIONS: Mapping[str, Callable] = types.MappingProxyType({})
+
+
+class Codec(NamedTuple):
+    """How values of one class become a tree, and a tree such a value.
+
+    Parameters
+    ----------
+    name : str
+        What the archive calls the class.
+    kind : type
+        The exact class: a subclass would come back as something else and is not matched.
+    to_tree : callable
+        From a value to a tree that `save` can write.
+    from_tree : callable
+        From that tree to the value. It sees whatever a file says and should raise where that makes no sense.
+
+    Examples
+    --------
+    >>> codec = Codec("slice", slice, lambda s: [s.start, s.stop, s.step], lambda tree: slice(*tree))
+    >>> codec.from_tree(codec.to_tree(slice(3)))
+    slice(None, 3, None)
+    """
+
+    name: str
+    kind: type
+    to_tree: Callable[[Any], Any]
+    from_tree: Callable[[Any], Any]
+
+
+def save(
+    path: str | os.PathLike,
+    content: dict,
+    codecs: Sequence[Codec] = (),
+    functions: Mapping[str, Callable] = _NO_FUNCTIONS,
+) -> Path:
+    """Write a tree of plain values to an ``.npz`` archive, all of it or nothing.
+
+    Parameters
+    ----------
+    path : str or path
+        The file; ``.npz`` is appended where it is missing. An existing file keeps its mode.
+    content : dict
+        Nested dict, list and tuple of None, bool, int, float, str, bytes, NumPy scalars, NumPy and JAX arrays,
+        object arrays of such scalars, callables, and what `codecs` handle. Subclasses of these are refused.
+    codecs : sequence of Codec
+        How to write values of other classes.
+    functions : mapping of str to callable
+        Callables that `load` will know by name. Of any other only the name is kept, for the message that asks for it.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    TypeError
+        A value has no place in an archive; the message says where in `content` it is. Nothing was written.
+    ValueError
+        `content` is nested more than 100 levels deep or contains itself. Nothing was written.
+    OSError
+        The file cannot be written; `FileNotFoundError` names a missing directory. An existing file is as it was.
+
+    Notes
+    -----
+    Type, dtype, shape and every bit come back. Not kept: which places share one object, the weak type and the devices
+    of a JAX array, the memory order of an object array.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(f"{folder}/model", {"coef": np.zeros(2), "classes": ("a", "b")})
+    ...     path.name, load(path)
+    ('model.npz', {'coef': array([0., 0.]), 'classes': ('a', 'b')})
+    """
+    if type(content) is not dict:
+        raise TypeError(f"content must be a dict, not {_name(type(content))}")
+    path = _with_suffix(path)
+    writer = _Writer(codecs, functions)
+    try:
+        documents = {"header": _to_document(_new_header()), "content": _to_document(writer.node(content, ()))}
+    except RecursionError as error:
+        raise ValueError("content is nested too deeply or contains itself") from error
+    _write_atomically(path, {**documents, **writer.arrays})
+    return path
+
+
+def load(
+    path: str | os.PathLike,
+    mapping: Mapping[str, Any] | None = None,
+    codecs: Sequence[Codec] = (),
+    functions: Mapping[str, Callable] = _NO_FUNCTIONS,
+) -> dict:
+    """Read the tree that `save` wrote. No code of the file runs, whoever wrote it.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, with or without ``.npz``.
+    mapping : mapping of str to object, optional
+        What takes the place of saved callables, by their place in the tree (``"params.solver_kwargs.callback"``) or
+        the last name of it (``"callback"``). It wins over `functions`.
+    codecs : sequence of Codec
+        How to rebuild values of other classes. Classes that are not in it are not rebuilt.
+    functions : mapping of str to callable
+        The callables that `save` knew by name.
+
+    Returns
+    -------
+    dict
+        The tree. It takes at most a small multiple of the file's size in memory.
+
+    Raises
+    ------
+    ValueError
+        The file is foreign, damaged or of a newer format; a callable is missing from `mapping`; or `mapping` has a key
+        for which the file has no use. The message begins with the name of the file.
+    FileNotFoundError, PermissionError, IsADirectoryError
+        The file cannot be opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(f"{folder}/model", {"link": lambda eta: 2 * eta})
+    ...     load(path, {"link": abs})
+    {'link': <built-in function abs>}
+    """
+    mapping = dict(mapping or {})
+    with _opened(path) as archive:
+        header = archive.header()
+        if header["version"] > VERSION:
+            writer = header["libraries"].get("glmcore", "a later version")
+            raise _Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")
+        reader = _Reader(archive.read, codecs, functions, mapping)
+        content = _typed(reader.value(archive.document("content"), ()), dict)
+        if archive.members:
+            raise _Refused(f"it holds members that its content does not use: {sorted(archive.members)[:3]}")
+        if unused := sorted(set(mapping) - reader.used, key=str):
+            raise _Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
+    return content
+
+
+def read_header(path: str | os.PathLike) -> dict:
+    """Read which format and which libraries wrote an archive, also one of a newer format.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, with or without ``.npz``.
+
+    Returns
+    -------
+    dict
+        ``"format"`` (``"glmcore"``), ``"version"`` (int) and ``"libraries"`` (name to version).
+
+    Raises
+    ------
+    ValueError
+        The file is foreign or damaged.
+    FileNotFoundError, PermissionError, IsADirectoryError
+        The file cannot be opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_header(save(f"{folder}/model", {}))["version"]
+    1
+    """
+    with _opened(path) as archive:
+        return archive.header()
+
+
+class _Refused(ValueError):
+    """A reason not to load a file, in words for its user."""
+
+
+# ------------------------------------------------------------------------------------------------------------- the tree
+
+_SCALARS = (  # those that JSON has no exact word for, as text
+    Codec("int", int, hex, lambda text: int(text, 16)),  # decimals of many digits are slow, and refused by Python
+    Codec("float", float, lambda x: struct.pack(">d", x).hex(), lambda t: struct.unpack(">d", bytes.fromhex(t))[0]),
+    Codec("bytes", bytes, bytes.hex, bytes.fromhex),
+    Codec("numpy_str", np.str_, str.__str__, np.str_),  # NumPy's own __str__ loses trailing NULs, as its buffer does
+    Codec("numpy_bytes", np.bytes_, lambda x: x.hex(), lambda text: np.bytes_(bytes.fromhex(text))),
+)
+_SCALAR_BY_KIND = {codec.kind: codec for codec in _SCALARS}
+_SCALAR_BY_NAME = {codec.name: codec for codec in _SCALARS}
+
+
+class _Writer:
+    """Turns values into JSON nodes and collects the arrays among them. `_Reader` is its mirror image."""
+
+    def __init__(self, codecs: Sequence[Codec], functions: Mapping[str, Callable]) -> None:
+        self.codecs = {codec.kind: codec for codec in codecs}
+        self.function_names = {id(function): name for name, function in functions.items()}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def node(self, value: Any, path: tuple[str, ...]) -> Any:
+        kind = type(value)
+        if len(path) > MAX_DEPTH:
+            raise ValueError(f"content is nested more than {MAX_DEPTH} levels deep or contains itself")
+        if kind in self.codecs:
+            return {"codec": [self.codecs[kind].name, self.node(self.codecs[kind].to_tree(value), path)]}
+        if _is_json(value):
+            return value
+        if kind in _SCALAR_BY_KIND:
+            return {_SCALAR_BY_KIND[kind].name: _SCALAR_BY_KIND[kind].to_tree(value)}
+        if kind is list:
+            return [self.node(item, (*path, str(i))) for i, item in enumerate(value)]
+        if kind is tuple:
+            return {"tuple": self.node(list(value), path)}
+        if kind is dict:
+            return {"dict": [[self.node(key, path), self.node(item, (*path, str(key)))] for key, item in value.items()]}
+        if isinstance(value, np.generic):
+            _check_dtype(value.dtype, path)
+            return {"scalar": [value.dtype.str, value.tobytes().hex()]}
+        if isinstance(value, jax.Array) or kind in (np.ndarray, np.memmap):
+            return self.array(value, path)
+        if callable(value):
+            known = self.function_names.get(id(value))
+            return {"callable": _name(value)} if known is None else {"function": known}
+        raise TypeError(f"cannot save {_where(path)}: there is no codec for {_name(kind)}")
+
+    def array(self, value: Any, path: tuple[str, ...]) -> dict:
+        if value.dtype == object:
+            if others := [item for item in value.flat if not _is_scalar(item)]:
+                raise TypeError(f"cannot save {_where(path)}: an object array that holds {_name(type(others[0]))}")
+            return {"objects": [list(value.shape), self.node(list(value.flat), path)]}
+        _check_dtype(value.dtype, path)
+        name = f"array_{len(self.arrays)}"
+        self.arrays[name] = np.asarray(value)
+        return {"jax" if isinstance(value, jax.Array) else "array": name}
+
+
+class _Reader:
+    """Turns JSON nodes back into values. `_Writer` is its mirror image."""
+
+    def __init__(
+        self,
+        read_array: Callable[[str], np.ndarray],
+        codecs: Sequence[Codec],
+        functions: Mapping[str, Callable],
+        mapping: Mapping[str, Any],
+    ) -> None:
+        self.read_array = read_array
+        self.codecs = {codec.name: codec for codec in codecs}
+        self.functions = functions
+        self.mapping = mapping
+        self.known: set[str] = set()  # the keys of mapping that the file could use
+        self.used: set[str] = set()
+
+    def value(self, node: Any, path: tuple[str, ...]) -> Any:
+        if len(path) > MAX_DEPTH:
+            raise _Refused(f"its content is nested more than {MAX_DEPTH} levels deep")
+        if type(node) is list:
+            return [self.value(item, (*path, str(i))) for i, item in enumerate(node)]
+        if type(node) is not dict:
+            return node
+        [(kind, body)] = node.items()
+        if kind in _SCALAR_BY_NAME:
+            return _SCALAR_BY_NAME[kind].from_tree(_typed(body, str))
+        match kind:
+            case "tuple":
+                return tuple(self.value(_typed(body, list), path))
+            case "dict":
+                return self.dictionary(_typed(body, list), path)
+            case "array":
+                return self.read_array(_typed(body, str))
+            case "jax":
+                with jax.enable_x64(True):  # here only: keeps 64-bit arrays as they are
+                    return jnp.asarray(self.read_array(_typed(body, str)))
+            case "scalar":
+                dtype, bits = _typed(body, list)
+                [scalar] = _valid(np.frombuffer(bytes.fromhex(bits), _parse_dtype(dtype)))
+                return scalar
+            case "objects":
+                return self.objects(*_typed(body, list), path)
+            case "codec":
+                return self.coded(*_typed(body, list), path)
+            case "callable" | "function":
+                return self.function(kind, _typed(body, str), path)
+        raise _Refused(f"it holds a value of the unknown kind {kind!r}")
+
+    def dictionary(self, pairs: list, path: tuple[str, ...]) -> dict:
+        result = {}
+        for pair in pairs:
+            key_node, item = _typed(pair, list)
+            key = self.value(key_node, path)
+            if key in result:
+                raise _Refused(f"its {_where(path)} has the key {key!r} twice")
+            result[key] = self.value(item, (*path, str(key)))
+        return result
+
+    def objects(self, shape: Any, items: Any, path: tuple[str, ...]) -> np.ndarray:
+        shape = tuple(_typed(size, int) for size in _typed(shape, list))
+        values = self.value(_typed(items, list), path)
+        if min(shape, default=0) < 0 or not all(map(_is_scalar, values)):
+            raise _Refused(f"its {_where(path)} is no object array that glmcore writes")
+        return np.fromiter(values, dtype=object, count=len(values)).reshape(shape)
+
+    def coded(self, name: Any, tree: Any, path: tuple[str, ...]) -> Any:
+        if name not in self.codecs:
+            raise _Refused(f"{_where(path)} is of the class {name!r}, which cannot be loaded")
+        try:
+            return self.codecs[name].from_tree(self.value(tree, path))
+        except _Refused:
+            raise
+        except Exception as error:
+            raise _Refused(f"{_where(path)} is no valid {name} ({error})") from error
+
+    def function(self, kind: str, name: str, path: tuple[str, ...]) -> Any:
+        keys = (".".join(path), path[-1])
+        self.known.update(keys)
+        for key in keys:
+            if key in self.mapping:
+                self.used.add(key)
+                return self.mapping[key]
+        if kind == "function" and name in self.functions:
+            return self.functions[name]
+        raise _Refused(f"{_where(path)} was the callable {name}, which is not stored; give mapping_dict[{path[-1]!r}]")
+
+
+def _is_json(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) < 2**63
+    return value is None or type(value) in (bool, str) or type(value) is float and math.isfinite(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return _is_json(value) or type(value) in _SCALAR_BY_KIND or isinstance(value, np.generic)
+
+
+def _check_dtype(dtype: Any, path: tuple[str, ...]) -> None:
+    if not (isinstance(dtype, np.dtype) and _DTYPE.fullmatch(dtype.str)):  # JAX's random keys have no NumPy dtype
+        raise TypeError(f"cannot save {_where(path)}: it has dtype {dtype}")
+
+
+def _where(path: tuple[str, ...]) -> str:
+    return repr(".".join(path)) if path else "content"
+
+
+def _name(value: Any) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    module = getattr(named, "__module__", None)
+    return named.__qualname__ if module in (None, "builtins") else f"{module}.{named.__qualname__}"
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise _Refused(f"its content is damaged: {_name(type(value))} in place of {_name(kind)}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+
+
+def _with_suffix(path: str | os.PathLike) -> Path:
+    name = os.fspath(path)
+    return Path(name if name.endswith(".npz") else f"{name}.npz")
+
+
+def _new_header() -> dict:
+    libraries = {"python": platform.python_version()}
+    for name in ("numpy", "jax", "glmcore"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            libraries[name] = importlib.metadata.version(name)
+    return {"format": FORMAT, "version": VERSION, "libraries": libraries}
+
+
+def _to_document(node: Any) -> np.ndarray:
+    # Unescaped, with surrogatepass: the one way in which two lone halves of a surrogate pair do not join up.
+    text = json.dumps(node, ensure_ascii=False, allow_nan=False)
+    return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+
+
+def _write_atomically(path: Path, members: Mapping[str, np.ndarray]) -> None:
+    target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot save '{path}': there is no directory '{target.parent}'")
+    temporary = target.with_name(f".glmcore-{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as stream:  # its mode follows the umask, unlike that of tempfile
+            if target.exists():
+                shutil.copymode(target, temporary)
+            np.savez(stream, **members)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # KeyboardInterrupt too
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    with contextlib.suppress(OSError):  # where the system can, the new name outlasts a power cut
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator["_Archive"]:
+    """Open an archive; whatever fails on its content is a `ValueError` that begins with its name."""
+    file = _with_suffix(path)
+    if not file.exists() and Path(path).exists():  # renamed by hand
+        file = Path(path)
+    with open(file, "rb") as stream:
+        try:
+            yield _Archive(stream)
+        except _Refused as error:
+            raise ValueError(f"cannot load '{file}': {error}") from error
+        except Exception as error:  # on hostile bytes zipfile, json and NumPy raise nearly anything
+            reason = f"it is damaged, or glmcore did not write it ({type(error).__name__}: {error})"
+            raise ValueError(f"cannot load '{file}': {reason}") from error
+
+
+class _Archive:
+    """The members of an archive. Each can be read once, so that they never need more memory than the file has bytes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        if stream.read(4) != b"PK\x03\x04":
+            raise _Refused("it is not an .npz archive")
+        self.zip = zipfile.ZipFile(stream)
+        infos = self.zip.infolist()
+        self.members = {info.filename: info for info in infos}
+        if len(self.members) < len(infos):
+            raise _Refused("it holds two members of the same name")
+        if sum(info.compress_size for info in infos) > stream.seek(0, os.SEEK_END):
+            raise _Refused("its members claim more bytes than it has")
+
+    def read(self, name: str) -> np.ndarray:
+        info = self.members.pop(f"{name}.npy", None)
+        if info is None:
+            raise _Refused(f"its member {name!r} is absent or used twice")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise _Refused(f"its member {name!r} is compressed, which glmcore never does")
+        return _parse_npy(self.zip.read(info))  # compares the checksum, too
+
+    def document(self, name: str) -> Any:
+        text = self.read(name).tobytes().decode("utf-8", "surrogatepass")
+        return json.loads(text, parse_int=_parse_int)
+
+    def header(self) -> dict:
+        if "header.npy" not in self.members:
+            raise _Refused("glmcore did not write it (it has no header)")
+        header = _typed(self.document("header"), dict)
+        if header.get("format") != FORMAT:
+            raise _Refused("glmcore did not write it (its header is another program's)")
+        if _typed(header["version"], int) < 1:
+            raise _Refused("there is no format of its version")
+        for version in _typed(header["libraries"], dict).values():
+            _typed(version, str)
+        return header
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > 20:  # more than 64 bits: not ours, and slow
+        raise _Refused("it holds a number of too many digits")
+    return int(text)
+
+
+def _parse_npy(data: bytes) -> np.ndarray:
+    header = _NPY_HEADER.match(data)
+    if header is None or int.from_bytes(header[1], "little") != len(header[2]):
+        raise _Refused("a member is not an array that glmcore writes")
+    dtype = _parse_dtype(header[3].decode("ascii"))
+    shape = tuple(_parse_int(size.strip()) for size in header[5].decode("ascii").split(",") if size.strip())
+    if math.prod(shape) * dtype.itemsize != len(data) - header.end():
+        raise _Refused(f"an array of shape {shape} and dtype {dtype} is not as long as its member")
+    order = "F" if header[4] == b"True" else "C"
+    return _valid(np.ndarray(shape, dtype, data, header.end(), order=order).copy(order="K"))
+
+
+def _parse_dtype(text: str) -> np.dtype:
+    if not _DTYPE.fullmatch(text) or np.dtype(text).str != text:
+        raise _Refused(f"it holds an array of dtype {text!r}, which glmcore does not write")
+    return np.dtype(text)
+
+
+def _valid(array: np.ndarray) -> np.ndarray:
+    """Refuse the bits that are no value of their dtype; NumPy itself would stumble over them later."""
+    limits = {"b": (np.uint8, 1), "U": (array.dtype.str[0] + "u4", 0x10FFFF)}
+    if array.dtype.kind in limits and array.size:
+        bits, limit = limits[array.dtype.kind]
+        if array.ravel(order="K").view(bits).max() > limit:
+            raise _Refused(f"an array of dtype {array.dtype} holds what is no such value")
+    return array

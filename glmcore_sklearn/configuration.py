@@ -1,0 +1,150 @@
+"""What an estimator was told: the arguments of its constructor, and what they stand for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator
+
+import glmcore
+from glmcore_sklearn import labels, names
+
+
+class _Parameter:
+    """A constructor argument: kept as it was passed, read as what it stands for."""
+
+    def __init__(self, resolve: Callable[["ConfiguredGLM", Any], Any]):
+        self._resolve = resolve
+        self.__doc__ = resolve.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else self._resolve(instance, vars(instance)[self._name])
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = value
+
+
+class ConfiguredGLM(BaseEstimator):
+    """Constructor arguments, kept as passed (``get_params``) and read as what they stand for.
+
+    Nothing is checked before it is used, and no argument is ever rewritten.
+    """
+
+    @_Parameter
+    def n_classes(self, given):
+        """Number of classes; None while it is neither given nor known from labels."""
+        return labels.check_n_classes(given) if self.classes_ is None else len(self.classes_)
+
+    @_Parameter
+    def inverse_link_function(self, given):
+        """Maps the linear predictor to log-probabilities."""
+        return jax.nn.log_softmax if given is None else given
+
+    @_Parameter
+    def regularizer(self, given):
+        """The penalty, an instance of a class of ``glmcore``."""
+        return names.resolve_regularizer(given)
+
+    @_Parameter
+    def regularizer_strength(self, given):
+        """The strength in force; None without a penalty."""
+        return names.resolve_strength(self.regularizer, given)
+
+    @_Parameter
+    def solver_name(self, given):
+        """Name of the solver that runs."""
+        return names.solver_class(given, self.regularizer).__name__
+
+    @_Parameter
+    def solver_kwargs(self, given):
+        """Settings of the solver."""
+        return {} if given is None else given
+
+    def __init__(
+        self,
+        n_classes=2,
+        inverse_link_function=None,
+        regularizer=None,
+        regularizer_strength=None,
+        solver_name=None,
+        solver_kwargs=None,
+    ):
+        self.n_classes = n_classes
+        self.inverse_link_function = inverse_link_function
+        self.regularizer = regularizer
+        self.regularizer_strength = regularizer_strength
+        self.solver_name = solver_name
+        self.solver_kwargs = solver_kwargs
+
+    @property
+    def classes_(self):
+        """Class labels, or None if not set."""
+        return vars(self).get("_classes")
+
+    @property
+    def observation_model(self):
+        """The conditional distribution of y; None while the number of classes is unknown."""
+        return None if self.n_classes is None else glmcore.Categorical(self.n_classes)
+
+    @property
+    def solver(self):
+        """The class of the solver."""
+        return names.solver_class(vars(self)["solver_name"], self.regularizer)
+
+    @property
+    def solver_spec(self):
+        """Name, origin and class of the solver."""
+        return names.SolverSpec(self.solver_name, "glmcore", self.solver)
+
+    def get_params(self, deep=True):
+        """The arguments of the constructor as they were passed."""
+        return {name: vars(self)[name] for name in self._get_param_names()}
+
+    def __repr__(self, N_CHAR_MAX=700):
+        given = vars(self)
+        shown = {"n_classes": given["n_classes"]}
+        try:
+            shown |= {n: getattr(self, n) for n in ("regularizer", "regularizer_strength", "solver_name")}
+        except (TypeError, ValueError):  # a name not known: shown as it was given
+            shown = dict(given)
+        for name in ("inverse_link_function", "solver_kwargs"):
+            if given[name] is not None:
+                shown[name] = given[name]
+        inside = ", ".join(f"{k}={_short(shown[k])}" for k in self._get_param_names() if k in shown)
+        return f"{type(self).__name__}({inside})"
+
+    def __sklearn_clone__(self):
+        # Not a deep copy: programs are compiled once per function, a copy would be a new one.
+        copied = {
+            name: value.copy() if isinstance(value, (dict, np.ndarray)) else value
+            for name, value in self.get_params().items()
+        }
+        other = type(self)(**copied)
+        for name in ("_metadata_request", "_sklearn_output_config"):
+            if name in vars(self):
+                vars(other)[name] = vars(self)[name]
+        return other
+
+    def _model(self):
+        given = vars(self)
+        link = given["inverse_link_function"]
+        if link is not None and not callable(link):
+            raise TypeError(f"inverse_link_function must be callable, found {link!r}")
+        penalty = names.with_strength(self.regularizer, given["regularizer_strength"])
+        return glmcore.GLM(
+            glmcore.Categorical(len(self.classes_)),
+            penalty,
+            None if link is jax.nn.log_softmax else link,
+        )
+
+    def _solver(self):
+        return names.make_solver(self.solver, vars(self)["solver_kwargs"])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__}(...)"

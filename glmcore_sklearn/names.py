@@ -1,0 +1,183 @@
+"""The table from the names that users type to core objects."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import glmcore
+
+PENALTIES = {
+    kind.__name__: kind
+    for kind in (
+        glmcore.UnRegularized,
+        glmcore.Ridge,
+        glmcore.Lasso,
+        glmcore.ElasticNet,
+        glmcore.GroupLasso,
+    )
+}
+SOLVERS = {
+    kind.__name__: kind
+    for kind in (
+        glmcore.GradientDescent,
+        glmcore.BFGS,
+        glmcore.LBFGS,
+        glmcore.NonlinearCG,
+        glmcore.ProximalGradient,
+    )
+}
+#: Entries of solver_kwargs that are for the fit and not for the solver.
+_FIT_KWARGS = ("verbose", "callback")
+
+
+class SolverSpec(NamedTuple):
+    """Which algorithm runs, who wrote it, and its class."""
+
+    algo_name: str
+    backend: str
+    implementation: type
+
+
+def find(name: str, table: dict[str, type], what: str) -> type:
+    """Look up a name without regard to case, or a ValueError with the known ones.
+
+    Examples
+    --------
+    >>> find("ridge", PENALTIES, "regularizer").__name__
+    'Ridge'
+    """
+    for known, kind in table.items():
+        if known.casefold() == name.casefold():
+            return kind
+    raise ValueError(f"unknown {what} {name!r}; known are {', '.join(table)}")
+
+
+def resolve_regularizer(regularizer: Any) -> glmcore.AbstractPenalty:
+    """A penalty from a name, a class, an instance or None (Ridge)."""
+    if regularizer is None:
+        return glmcore.Ridge()
+    if isinstance(regularizer, str):
+        return find(regularizer, PENALTIES, "regularizer")()
+    if isinstance(regularizer, type) and issubclass(regularizer, glmcore.AbstractPenalty):
+        return regularizer()
+    if isinstance(regularizer, glmcore.AbstractPenalty):
+        return regularizer
+    raise TypeError(
+        f"regularizer must be a name ({', '.join(PENALTIES)}) or a penalty of glmcore, "
+        f"found {type(regularizer).__name__}"
+    )
+
+
+def resolve_strength(penalty: glmcore.AbstractPenalty, strength: Any) -> Any:
+    """The strength in force: the one given, else the one inside the penalty."""
+    if strength is not None or not hasattr(penalty, "strength"):
+        return None if isinstance(penalty, glmcore.UnRegularized) else strength
+    inside = _plain(penalty.strength)
+    return (inside, _plain(penalty.ratio)) if isinstance(penalty, glmcore.ElasticNet) else inside
+
+
+def with_strength(penalty: glmcore.AbstractPenalty, strength: Any) -> glmcore.AbstractPenalty:
+    """The penalty with the strength of a ``regularizer_strength`` (None: as it is)."""
+    if strength is None or isinstance(penalty, glmcore.UnRegularized):
+        return penalty
+    if not hasattr(penalty, "strength"):
+        name = type(penalty).__name__
+        raise ValueError(f"{name} takes no regularizer_strength, found {strength!r}")
+    if not isinstance(penalty, glmcore.ElasticNet):
+        return dataclasses.replace(penalty, strength=_numbers(strength))
+    if isinstance(strength, tuple):
+        if len(strength) != 2:
+            raise ValueError(
+                "regularizer_strength of ElasticNet must be a number or a tuple (strength, ratio), "
+                f"found a tuple of length {len(strength)}"
+            )
+        strength, ratio = strength
+        return dataclasses.replace(penalty, strength=_numbers(strength), ratio=_numbers(ratio))
+    return dataclasses.replace(penalty, strength=_numbers(strength))
+
+
+def solver_class(solver_name: Any, penalty: glmcore.AbstractPenalty) -> type:
+    """The class that a ``solver_name`` stands for; None is the default of the penalty."""
+    if solver_name is None:
+        return type(glmcore.default_solver(penalty))
+    if not isinstance(solver_name, str):
+        raise TypeError(
+            f"solver_name must be a string ({', '.join(SOLVERS)}), found {type(solver_name).__name__}"
+        )
+    kind = find(solver_name, SOLVERS, "solver_name")
+    if kind.needs_smooth and not penalty.smooth:
+        allowed = ", ".join(n for n, k in SOLVERS.items() if not k.needs_smooth)
+        raise ValueError(
+            f"solver {kind.__name__} does not handle the penalty {type(penalty).__name__}, "
+            f"which is not smooth; allowed: {allowed}"
+        )
+    return kind
+
+
+def make_solver(kind: type, solver_kwargs: dict | None) -> glmcore.AbstractSolver:
+    """A solver with its settings, or a TypeError that names the unknown keyword."""
+    if solver_kwargs is None:
+        return kind()
+    if not isinstance(solver_kwargs, dict):
+        raise TypeError(f"solver_kwargs must be a dict, found {type(solver_kwargs).__name__}")
+    accepted = (*inspect.signature(kind).parameters, *_FIT_KWARGS)
+    for keyword in solver_kwargs:
+        if keyword not in accepted:
+            raise TypeError(
+                f"solver {kind.__name__} does not take the keyword {keyword!r} in solver_kwargs; "
+                f"accepted: {', '.join(accepted)}"
+            )
+    settings = {k: _setting(k, v) for k, v in solver_kwargs.items() if k not in _FIT_KWARGS}
+    return kind(**settings)
+
+
+def make_callback(solver_kwargs: dict | None) -> Callable | None:
+    """What a fit calls as it goes: ``callback``, ``verbose``'s progress line, or both."""
+    verbose, callback = ((solver_kwargs or {}).get(k) for k in _FIT_KWARGS)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback in solver_kwargs must be callable, found {callback!r}")
+    callbacks = [glmcore.Progress()] * bool(verbose) + [callback] * (callback is not None)
+    if len(callbacks) < 2:
+        return callbacks[0] if callbacks else None
+    return lambda progress: [each(progress) for each in callbacks]
+
+
+def _setting(keyword: str, value: Any) -> Any:
+    if value is None and keyword in ("tol", "stepsize"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if isinstance(value, (bool, np.bool_)) or not (np.isfinite(number) and number >= 0):
+        raise ValueError(
+            f"{keyword} in solver_kwargs must be a finite number, not negative, found {value!r}"
+        )
+    if keyword in ("maxiter", "memory"):
+        if number != int(number) or (keyword == "memory" and number < 1):
+            raise ValueError(f"{keyword} in solver_kwargs must be a whole number, found {value!r}")
+        return int(number)
+    return number
+
+
+def _numbers(strength: Any) -> Any:
+    def convert(leaf):
+        if isinstance(leaf, jax.Array):
+            return leaf
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(
+                f"regularizer_strength must be a number, an array or a pytree of these, found {leaf!r}"
+            )
+        return array.astype(float)
+
+    return jax.tree.map(convert, strength, is_leaf=lambda x: isinstance(x, str) or x is None)
+
+
+def _plain(tree: Any) -> Any:
+    """0-d arrays as Python numbers."""
+    return jax.tree.map(lambda x: x.item() if np.ndim(x) == 0 else x, tree)

@@ -1,0 +1,72 @@
+"""Strictness for every test: shapes are checked, ranks do not grow silently, warnings are errors."""
+
+import os
+import warnings
+
+import hypothesis
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The shape annotations of the core are executed here and nowhere else.  The test runner may have
+# imported it already for its docstrings' sake; then there is nothing to hook into any more.
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    jaxtyping.install_import_hook("glmcore", "beartype.beartype")
+
+# An example may compile: few of them, no deadlines, the same ones every time.
+hypothesis.settings.register_profile(
+    "glmcore", deadline=None, max_examples=20, derandomize=True, database=None, print_blob=False
+)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "glmcore"))
+
+
+@pytest.fixture
+def x64():
+    """Float64, in JAX's local context: the global setting stays the user's."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request):
+    """The dtype that the test computes in."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+class Programs:
+    """Counts what JAX traces and compiles while it is watched."""
+
+    def __init__(self):
+        self.events = []
+
+    def __enter__(self):
+        self.events.clear()
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event, duration, **_):
+        if event.endswith(("jaxpr_trace_duration", "backend_compile_duration")):
+            self.events.append(event)
+
+    @property
+    def compiled(self):
+        return sum(event.endswith("backend_compile_duration") for event in self.events)
+
+    @property
+    def traced(self):
+        return sum(event.endswith("jaxpr_trace_duration") for event in self.events)
+
+
+@pytest.fixture
+def programs():
+    """``with programs: ...`` and then ``programs.compiled``, ``programs.traced``."""
+    return Programs()

@@ -1,0 +1,133 @@
+"""Compiled by type and shape, never by value: a second fit adds no program and no trace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import model, small
+
+import glmcore
+
+N, P, K = 47, 4, 3  # a shape of its own: nothing is compiled for it elsewhere
+X, Y = small(seed=3, n=N)
+X = X.astype(np.float32)
+OTHER, OTHER_Y = small(seed=4, n=N)
+OTHER = OTHER.astype(np.float32)
+WEIGHT = np.linspace(0.5, 2, N, dtype=np.float32)
+MASK = np.zeros((2, P, K), int)
+MASK[0, 0] = MASK[1, 1:] = 1
+OTHER_MASK = MASK[::-1].copy()
+
+CASES = {
+    "Ridge LBFGS": (glmcore.Ridge, [(0.1,), (0.2,), (1,)], glmcore.LBFGS),
+    "UnRegularized LBFGS": (glmcore.UnRegularized, [(), (), ()], glmcore.LBFGS),
+    "Lasso ProximalGradient": (glmcore.Lasso, [(0.1,), (0.2,), (1,)], glmcore.ProximalGradient),
+    "ElasticNet ProximalGradient": (glmcore.ElasticNet, [(0.1, 0.5), (0.2, 0.9), (1, 1)], glmcore.ProximalGradient),
+    "GroupLasso ProximalGradient": (glmcore.GroupLasso, [(0.1, MASK), (0.2, OTHER_MASK), (1, MASK)], glmcore.ProximalGradient),
+    **{
+        f"Ridge {name}": (glmcore.Ridge, [(0.1,), (0.2,), (1,)], getattr(glmcore, name))
+        for name in ("GradientDescent", "BFGS", "NonlinearCG")
+        if hasattr(glmcore, name)
+    },
+}  # fmt: skip
+
+
+def has(solver, option):
+    return option in solver.__dataclass_fields__
+
+
+@pytest.mark.parametrize("penalty, strengths, solver", CASES.values(), ids=CASES)
+def test_a_second_fit_adds_no_program(penalty, strengths, solver, programs):
+    first, second, third = strengths
+    with programs:
+        glmcore.fit(model(penalty(*first)), X, Y)
+        glmcore.fit(model(penalty(*first)), X, Y, solver=solver())
+    assert programs.compiled >= 1  # the count works
+    again = [
+        ("data", penalty(*first), OTHER, OTHER_Y, {}),
+        ("strength", penalty(*second), X, Y, {}),
+        ("integer strength", penalty(*third), X, Y, {}),
+        ("weights", penalty(*first), X, Y, {"sample_weight": WEIGHT}),
+        ("weights as a list", penalty(*first), X, Y, {"sample_weight": list(map(float, WEIGHT))}),
+        ("tol", penalty(*first), X, Y, {"solver": solver(tol=1e-3)}),
+        ("maxiter", penalty(*first), X, Y, {"solver": solver(maxiter=7)}),
+        ("integer tol", penalty(*first), X, Y, {"solver": solver(tol=1)}),
+        ("NumPy tol and maxiter", penalty(*first), X, Y, {"solver": solver(tol=np.float32(1e-3), maxiter=np.int64(9))}),
+        ("float64 data", penalty(*first), X.astype(np.float64), Y, {}),
+        ("labels of another width", penalty(*first), X, Y.astype(np.int32), {}),
+    ]  # fmt: skip
+    if has(solver, "stepsize"):
+        again += [("stepsize", penalty(*first), X, Y, {"solver": solver(stepsize=0.1)})]
+    added = {}
+    for name, instance, features, labels, kwargs in again:
+        with programs:
+            glmcore.fit(model(instance), features, labels, **kwargs)
+        if programs.compiled or programs.traced:
+            added[name] = (programs.compiled, programs.traced)
+    assert not added, f"(compiled, traced) programs added by {added}"
+
+
+def test_jax_arrays_share_the_program_of_numpy_arrays(programs):
+    glm = model(glmcore.Ridge(0.1))
+    glmcore.fit(glm, X, Y)
+    features, labels, weight = jnp.asarray(X), jnp.asarray(Y), jnp.asarray(WEIGHT)
+    glmcore.fit(glm, features, labels, sample_weight=weight)
+    strength = jnp.asarray(0.3)
+    glmcore.fit(model(glmcore.Ridge(strength)), features, labels)
+    with programs:
+        glmcore.fit(glm, features, labels)
+        glmcore.fit(glm, features, labels, sample_weight=weight)
+        glmcore.fit(model(glmcore.Ridge(2 * 0.1)), features, labels)
+    assert (programs.compiled, programs.traced) == (0, 0)
+
+
+def test_starts_share_one_program(programs):
+    glm = model(glmcore.Ridge(0.1))
+    starts = [glmcore.GLMParams(jnp.full((P, K), v), jnp.full(K, v)) for v in (0.1, 0.2)]
+    glmcore.fit(glm, X, Y, init_params=starts[0])
+    with programs:
+        glmcore.fit(model(glmcore.Ridge(0.7)), OTHER, OTHER_Y, init_params=starts[1])
+    assert (programs.compiled, programs.traced) == (0, 0)
+
+
+@pytest.mark.parametrize("penalty, solver", [(glmcore.Ridge, glmcore.LBFGS), (glmcore.Lasso, glmcore.ProximalGradient)])
+def test_a_second_update_adds_no_program(penalty, solver, programs):
+    glm = model(penalty(0.1))
+    params = glm.initialize_params(jnp.asarray(X), jnp.asarray(Y))
+    state = glmcore.init_state(glm, params, X, Y)
+    params, state = glmcore.update(glm, params, state, X, Y)
+    others = model(penalty(0.3))
+    with programs:
+        fresh = glmcore.init_state(others, params, OTHER, OTHER_Y, solver=solver(tol=1e-2))
+        params, fresh = glmcore.update(others, params, fresh, OTHER, OTHER_Y, solver=solver(tol=1e-2, maxiter=3))
+        params, fresh = glmcore.update(glm, params, state, X, Y, sample_weight=WEIGHT)
+        params, fresh = glmcore.update(glm, params, fresh, OTHER, OTHER_Y)
+    assert (programs.compiled, programs.traced) == (0, 0)
+
+
+def test_a_second_fit_with_another_callback_adds_no_program(programs):
+    glm = model(glmcore.Ridge(0.1))
+    glmcore.fit(glm, X, Y, callback=lambda report: None)
+    with programs:
+        glmcore.fit(model(glmcore.Ridge(0.3)), OTHER, OTHER_Y, callback=lambda report: None)
+    assert (programs.compiled, programs.traced) == (0, 0)
+
+
+def test_a_link_compiles_once_a_function_object(programs):
+    def link(eta):
+        return jax.nn.log_softmax(2 * eta)
+
+    def fit(function, strength):
+        glmcore.fit(model(glmcore.Ridge(strength), inverse_link=function), X, Y)
+
+    fit(link, 0.1)
+    with programs:
+        fit(link, 0.2)
+    assert programs.compiled == 0
+
+
+def test_a_fit_is_one_program(programs):
+    """One jit boundary: nothing is compiled or run beside it."""
+    with programs:
+        glmcore.fit(model(glmcore.Ridge(0.1)), X[:41], Y[:41])
+    assert programs.compiled == 1

@@ -1,0 +1,105 @@
+"""Who imports whom: the core knows nothing of the face, nothing imports upwards, no circles."""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+
+import glmcore
+
+ROOT = pathlib.Path(__file__).parent.parent
+CORE = sorted((ROOT / "glmcore").rglob("*.py"))
+FACE = sorted((ROOT / "glmcore_sklearn").rglob("*.py"))
+
+#: From the ground up: a module may import from floors below its own, and from its own floor
+#: (which the test of circles then keeps in order).
+FLOORS = [
+    {"status", "tree", "rounding"},
+    {"params"},
+    {"observations", "penalties"},
+    {"coordinates"},
+    {"problem"},
+    {"least_norm", "solvers"},
+    {"model"},
+    {"checks"},
+    {"solve"},
+]
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """(module, imported names) of every import in a file, also of those inside functions."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module, [alias.name for alias in node.names]
+
+
+def within_core(path):
+    """Modules of the core that a file imports, ``from glmcore import x`` resolved to glmcore.x."""
+    names = {module_name(p) for p in CORE}
+    for module, imported in imports(path):
+        if module in names:
+            submodules = {f"{module}.{name}" for name in imported} & names
+            yield from submodules or {module}
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_name)
+def test_the_core_knows_no_face(path):
+    roots = {module.split(".")[0] for module, _ in imports(path)}
+    assert not roots & {"sklearn", "glmcore_sklearn", "pandas", "matplotlib"}
+
+
+@pytest.mark.parametrize("path", FACE, ids=module_name)
+def test_the_face_uses_public_names_only(path):
+    for module, names in imports(path):
+        assert not module.startswith("glmcore."), f"{module} is not public: import from glmcore"
+        if module == "glmcore":
+            public = getattr(glmcore, "__all__", dir(glmcore))
+            private = [name for name in names if name.startswith("_") or name not in public]
+            assert not private, f"{private} are not public names of glmcore"
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == "glmcore":
+                assert not node.attr.startswith("_") and hasattr(glmcore, node.attr)
+                assert (ROOT / "glmcore" / f"{node.attr}.py").exists() is False, (
+                    f"glmcore.{node.attr} is a module: use a public name"
+                )
+
+
+def test_there_are_no_circles():
+    graph = {module_name(path): set(within_core(path)) for path in CORE}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_name)
+def test_nothing_imports_upwards(path):
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+
+    def height(module):
+        room = module.split(".")[1]
+        assert room in floor, f"give {module} a floor in FLOORS"
+        return floor[room]
+
+    if module_name(path) == "glmcore":
+        return
+    for module in within_core(path):
+        assert module != "glmcore", "a module of the core imports the package from inside"
+        assert height(module) <= height(module_name(path)), f"{path.name} imports {module}"
+
+
+def test_the_core_sets_nothing_global():
+    for path in CORE:
+        text = path.read_text()
+        assert "config.update" not in text and "enable_x64(" not in text, path

@@ -1,0 +1,305 @@
+"""The methods of GLM against the oracle, and under every transformation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import build, in_float64, model, relative_error, small
+
+import glmcore
+from glmcore import GLMParams
+
+K, P = 3, 4
+X64, Y = small()
+N = len(Y)
+RNG = np.random.default_rng(1)
+COEF, INTERCEPT = RNG.standard_normal((P, K)), RNG.standard_normal(K)
+WEIGHT = np.random.default_rng(2).integers(0, 4, N).astype(float)
+PENALTIES = [
+    ("UnRegularized",), ("Ridge", 0.3), ("Lasso", 0.03), ("ElasticNet", 0.05, 0.4), ("GroupLasso", 0.05),
+]  # fmt: skip
+each = pytest.mark.parametrize("spec", PENALTIES, ids=lambda spec: spec[0])
+
+
+def data(dtype, X=X64):
+    return jnp.asarray(X, dtype), jnp.asarray(Y)
+
+
+def params(dtype, coef=COEF, intercept=INTERCEPT):
+    return GLMParams(jnp.asarray(coef, dtype), jnp.asarray(intercept, dtype))
+
+
+@eqx.filter_jit
+def call(glm, method, *args):
+    return getattr(glm, method)(*args)
+
+
+def test_linear_predictor(precision):
+    X, _ = data(precision)
+    found = call(model(glmcore.Ridge()), "linear_predictor", params(precision), X)
+    assert found.dtype == precision
+    np.testing.assert_allclose(found, X64 @ COEF + INTERCEPT, atol=100 * np.finfo(precision).eps)
+
+
+def test_linear_predictor_of_a_pytree_is_the_sum_over_its_leaves():
+    X, _ = data(np.float32)
+    glm, whole = model(glmcore.Ridge()), params(np.float32)
+    split = GLMParams({"a": whole.coef[:1], "b": [whole.coef[1:]]}, whole.intercept)
+    found = glm.linear_predictor(split, {"a": X[:, :1], "b": [X[:, 1:]]})
+    np.testing.assert_allclose(found, glm.linear_predictor(whole, X), rtol=1e-5, atol=1e-6)
+
+
+def test_log_proba(precision):
+    X, _ = data(precision)
+    found = call(model(glmcore.Ridge()), "log_proba", params(precision), X)
+    np.testing.assert_allclose(found, oracle.log_proba(COEF, INTERCEPT, X64), atol=100 * np.finfo(precision).eps)
+
+
+@each
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+def test_loss_and_objective(spec, weight, precision):
+    penalty, twin = build(*spec)
+    args = (params(precision), *data(precision), weight)
+    bound = 30 * np.finfo(precision).eps
+    loss, objective = (call(model(penalty), name, *args) for name in ("loss", "objective"))
+    assert loss.dtype == objective.dtype == precision
+    assert relative_error(loss, oracle.loss(COEF, INTERCEPT, X64, Y, weight)) < bound
+    assert relative_error(objective, oracle.objective(twin, COEF, INTERCEPT, X64, Y, weight)) < bound
+
+
+def test_gradients_against_the_oracle_and_finite_differences(x64):
+    glm = model(glmcore.Ridge(0.3))
+    X, y = data(np.float64)
+    gradient = jax.jit(jax.grad(glm.loss))(params(np.float64), X, y, WEIGHT)
+    expected = oracle.loss_gradient(COEF, INTERCEPT, X64, Y, WEIGHT)
+    np.testing.assert_allclose(gradient.coef, expected[0], atol=1e-14)
+    np.testing.assert_allclose(gradient.intercept, expected[1], atol=1e-14)
+    twin = oracle.Ridge(0.3)
+    gradient = jax.jit(jax.grad(glm.objective))(params(np.float64), X, y, WEIGHT)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        dc, di = rng.standard_normal((P, K)), rng.standard_normal(K)
+        ahead, behind = (
+            oracle.objective(twin, COEF + h * dc, INTERCEPT + h * di, X64, Y, WEIGHT) for h in (1e-5, -1e-5)
+        )
+        slope = np.sum(gradient.coef * dc) + np.sum(gradient.intercept * di)
+        assert abs(slope - (ahead - behind) / 2e-5) < 1e-8
+
+
+def test_weights_are_repeated_rows(x64):
+    glm = model(glmcore.Ridge(0.3))
+    rows = np.repeat(np.arange(N), WEIGHT.astype(int))
+    X, y = data(np.float64)
+    for method in ("loss", "objective", "optimality"):
+        weighted = call(glm, method, params(np.float64), X, y, WEIGHT)
+        repeated = call(glm, method, params(np.float64), X[rows], y[rows])
+        np.testing.assert_allclose(weighted, repeated, rtol=1e-12)
+
+
+def test_rows_without_weight_may_hold_anything(precision):
+    X = np.where(WEIGHT[:, None] > 0, X64, np.nan)
+    for spec in PENALTIES[1:3]:
+        glm = model(build(*spec)[0])
+        for method in ("loss", "objective", "optimality"):
+            clean, dirty = (
+                call(glm, method, params(precision), *data(precision, values), WEIGHT) for values in (X64, X)
+            )
+            assert np.isfinite(dirty)
+            np.testing.assert_allclose(dirty, clean, rtol=30 * np.finfo(precision).eps)
+
+
+@pytest.mark.parametrize("method", ["loss", "objective"])
+def test_derivatives_do_not_see_rows_without_weight(method):
+    X = np.where(WEIGHT[:, None] > 0, X64, np.nan)
+    function = getattr(model(glmcore.Ridge(0.3)), method)
+    clean, dirty = (
+        jax.jit(jax.grad(function))(params(np.float32), *data(np.float32, values), jnp.asarray(WEIGHT, jnp.float32))
+        for values in (X64, X)
+    )
+    np.testing.assert_allclose(dirty.coef, clean.coef, atol=1e-5)
+
+
+@each
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+def test_optimality_is_the_kkt_residual(spec, weight, precision):
+    penalty, twin = build(*spec)
+    sparse = np.where(np.abs(COEF) < 0.5, 0.0, COEF)
+    sparse[0] = 0
+    for coef in (np.zeros((P, K)), sparse, 0.01 * COEF):
+        args = (params(precision, coef), *data(precision), weight)
+        found = call(model(penalty), "optimality", *args)
+        expected = oracle.kkt_residual(twin, coef, INTERCEPT, X64, Y, weight)
+        assert found.dtype == precision
+        assert relative_error(found, expected) < 300 * np.finfo(precision).eps
+
+
+@pytest.mark.parametrize("name", ["shifted", "scaled", "shifted_scaled"])
+def test_optimality_does_not_depend_on_the_units(name, x64):
+    X, y = oracle.load(name)
+    for spec in PENALTIES:
+        penalty, twin = build(*spec)
+        coef = COEF / X.std(axis=0)[:, None]
+        intercept = -X.mean(axis=0) @ coef
+        found = call(model(penalty), "optimality", params(np.float64, coef, intercept), jnp.asarray(X), jnp.asarray(y))
+        assert relative_error(found, oracle.kkt_residual(twin, coef, intercept, X, y)) < 1e-9
+
+
+@each
+def test_optimality_vanishes_at_the_oracles_optimum(spec, x64):
+    penalty, twin = build(*spec)
+    coef, intercept, _ = oracle.reference_fit(twin, X64, Y, K)
+    assert call(model(penalty), "optimality", params(np.float64, coef, intercept), *data(np.float64)) < 1e-9
+
+
+def test_initialize_params_is_the_null_model(precision):
+    X, y = data(precision)
+    found = call(model(glmcore.Ridge()), "initialize_params", X, y, WEIGHT)
+    assert found.intercept.dtype == found.coef.dtype == precision
+    np.testing.assert_array_equal(found.coef, np.zeros((P, K)))
+    np.testing.assert_allclose(
+        found.intercept, oracle.null_intercept(Y, K, WEIGHT), atol=30 * np.finfo(precision).eps
+    )
+
+
+def test_initialize_params_without_intercept_and_for_a_pytree():
+    X, y = data(np.float32)
+    found = model(glmcore.Ridge(), fit_intercept=False).initialize_params(X, y)
+    np.testing.assert_array_equal(found.intercept, np.zeros(K))
+    found = model(glmcore.Ridge()).initialize_params({"a": X[:, :1], "b": X[:, 1:]}, y)
+    assert {name: leaf.shape for name, leaf in found.coef.items()} == {"a": (1, K), "b": (3, K)}
+
+
+def test_initialize_params_gives_an_absent_class_a_finite_floor():
+    X, y = data(np.float32)
+    found = model(glmcore.Ridge()).initialize_params(X, jnp.where(y == 2, 0, y))
+    assert np.all(np.isfinite(found.intercept)) and np.argmin(found.intercept) == 2
+
+
+def test_sample():
+    X = jnp.zeros((20_000, P))
+    found = model(glmcore.Ridge()).sample(jax.random.key(1), params(np.float32), X)
+    assert found.shape == (20_000,) and jnp.issubdtype(found.dtype, jnp.integer)
+    share = np.bincount(found, minlength=K) / 20_000
+    np.testing.assert_allclose(share, np.exp(oracle.log_proba(COEF, INTERCEPT, np.zeros((1, P))))[0], atol=0.015)
+
+
+def test_numpy_arrays_are_as_good_as_jax_arrays():
+    """A loop of one's own has its labels from NumPy."""
+    glm, X = model(glmcore.Ridge(0.3)), X64.astype(np.float32)
+    at = params(np.float32)
+    for method in ("loss", "objective", "optimality"):
+        np.testing.assert_allclose(
+            getattr(glm, method)(at, X, Y), call(glm, method, at, *data(np.float32)), rtol=1e-5
+        )
+    glm.initialize_params(X, Y)
+    glm.sample(jax.random.key(0), at, X)
+    glm.degrees_of_freedom(GLMParams(np.asarray(at.coef), np.asarray(at.intercept)), X)
+
+
+# ---------------------------------------------------------------- degrees of freedom
+
+SPARSE = np.array([[1.0, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]])  # 1 + 2 + 2 (at most K - 1) + 0
+
+
+def dof(spec, X=X64, coef=COEF, weight=None, **kwargs):
+    args = (params(np.float32, coef), jnp.asarray(X, jnp.float32), weight)
+    found = call(model(build(*spec)[0], **kwargs), "degrees_of_freedom", *args)
+    assert jnp.issubdtype(found.dtype, jnp.integer)
+    return int(found)
+
+
+def test_degrees_of_freedom_of_smooth_penalties():
+    assert dof(("Ridge", 0.3)) == P * (K - 1) + K - 1
+    assert dof(("Ridge", 0.3), fit_intercept=False) == P * (K - 1)
+    assert dof(("UnRegularized",)) == P * (K - 1) + K - 1
+
+
+def test_degrees_of_freedom_without_a_penalty_count_the_rank():
+    duplicate, constant = X64.copy(), X64.copy()
+    duplicate[:, 3] = duplicate[:, 0] - 2 * duplicate[:, 1]
+    constant[:, 3] = 5.0
+    assert dof(("UnRegularized",), duplicate) == 3 * (K - 1) + K - 1
+    assert dof(("UnRegularized",), constant) == 3 * (K - 1) + K - 1
+    assert dof(("UnRegularized",), constant, fit_intercept=False) == 4 * (K - 1)
+    assert dof(("Ridge", 0.3), duplicate) == P * (K - 1) + K - 1
+    # Rank of the centred X: a column that is another plus a constant adds nothing.
+    shifted = X64.copy()
+    shifted[:, 3] = shifted[:, 0] + 7
+    assert dof(("UnRegularized",), shifted) == 3 * (K - 1) + K - 1
+    assert dof(("UnRegularized",), shifted, fit_intercept=False) == 4 * (K - 1)
+
+
+def test_degrees_of_freedom_without_a_penalty_count_used_rows_only():
+    weight = np.where(np.arange(N) < 3, 1.0, 0.0)  # three rows, centred: rank 2
+    assert dof(("UnRegularized",), weight=weight) == 2 * (K - 1) + K - 1
+
+
+def test_degrees_of_freedom_do_not_depend_on_the_units():
+    assert dof(("UnRegularized",), X64 * [1e-6, 1, 1e4, 1e6]) == P * (K - 1) + K - 1
+
+
+@pytest.mark.parametrize("spec", PENALTIES[2:], ids=lambda spec: spec[0])
+def test_degrees_of_freedom_of_sparse_penalties(spec):
+    assert dof(spec, coef=SPARSE) == 5 + K - 1
+    assert dof(spec, coef=SPARSE, fit_intercept=False) == 5
+    assert dof(spec, coef=0 * SPARSE) == K - 1
+
+
+def test_degrees_of_freedom_of_pytrees():
+    X, coef = jnp.asarray(X64, jnp.float32), jnp.asarray(SPARSE, jnp.float32)
+    split = {"a": X[:, :1], "b": X[:, 1:]}
+    at = GLMParams({"a": coef[:1], "b": coef[1:]}, jnp.zeros(K))
+    assert int(model(glmcore.Lasso()).degrees_of_freedom(at, split)) == 7
+    assert int(model(glmcore.Ridge()).degrees_of_freedom(at, split)) == 10
+    assert int(model(glmcore.UnRegularized()).degrees_of_freedom(at, split)) == 10
+
+
+# ---------------------------------------------------------------- transformations
+
+
+@pytest.mark.parametrize("spec", [("Ridge", 0.3), ("ElasticNet", 0.05, 0.4)], ids=lambda spec: spec[0])
+def test_methods_batch_and_differentiate_under_jit(spec):
+    glm = model(build(*spec)[0])
+    X, y = data(np.float32)
+    scales = np.array([0.5, 1.0, 2.0], np.float32)
+    many = GLMParams(jnp.asarray(COEF * scales[:, None, None], jnp.float32), jnp.zeros((3, K)))
+
+    @jax.jit
+    @jax.vmap
+    def batch(at):
+        return {
+            "linear_predictor": glm.linear_predictor(at, X),
+            "log_proba": glm.log_proba(at, X),
+            "loss": glm.loss(at, X, y),
+            "objective": glm.objective(at, X, y),
+            "optimality": glm.optimality(at, X, y),
+            "degrees_of_freedom": glm.degrees_of_freedom(at, X),
+            "gradient": jax.grad(glm.objective)(at, X, y).coef,
+            "sample": glm.sample(jax.random.key(0), at, X),
+        }
+
+    found = batch(many)
+    for lane, scale in enumerate(scales):
+        at = params(np.float32, COEF * scale, np.zeros(K))
+        for name in ("linear_predictor", "log_proba"):
+            np.testing.assert_allclose(found[name][lane], call(glm, name, at, X), rtol=1e-4, atol=1e-5)
+        for name in ("loss", "objective", "optimality"):
+            np.testing.assert_allclose(found[name][lane], call(glm, name, at, X, y), rtol=1e-5)
+        assert found["degrees_of_freedom"][lane] == call(glm, "degrees_of_freedom", at, X)
+    assert np.all(np.isfinite(found["gradient"])) and found["sample"].shape == (3, N)
+
+
+def test_optimality_is_differentiable():
+    glm = model(glmcore.Ridge(0.3))
+    gradient = jax.jit(jax.grad(glm.optimality))(params(np.float32), *data(np.float32))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_params_unpack_and_are_immutable():
+    coef, intercept = params(np.float32)
+    assert coef.shape == (P, K) and intercept.shape == (K,)
+    with pytest.raises(AttributeError):
+        params(np.float32).coef = coef
+    assert in_float64(params(np.float32))[0].shape == (P, K)

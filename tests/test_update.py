@@ -1,0 +1,181 @@
+"""``update``: single steps over batches."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import GAP, build, in_float64, model, relative_error, relative_gap, small
+
+import glmcore
+from glmcore import GLMParams
+
+SPECS = [("Ridge", 0.05), ("Lasso", 0.02)]
+each = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec[0])
+
+
+def start(glm, X, y, **kwargs):
+    params = glm.initialize_params(jnp.asarray(X), jnp.asarray(y))
+    return params, glmcore.init_state(glm, params, X, y, **kwargs)
+
+
+@each
+def test_full_batches_reach_the_optimum_of_fit(spec, precision):
+    X, y = small()
+    X = (10 * X + 100).astype(precision)
+    penalty, twin = build(*spec)
+    glm = model(penalty)
+    params, state = start(glm, X, y)
+    for _ in range(150):
+        params, state = glmcore.update(glm, params, state, X, y)
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert relative_gap(twin, params, X, y, best) <= GAP[precision]
+    assert int(state.n_iter) == 150
+    assert relative_error(state.objective, best) <= GAP[precision]
+    assert params.coef.dtype == params.intercept.dtype == precision
+
+
+@each
+def test_params_are_on_the_users_scale_and_state_tells_the_objective(spec, x64):
+    X, y = small()
+    X = 10 * X + 100
+    glm, twin = model(build(*spec)[0]), build(*spec)[1]
+    params, state = start(glm, X, y)
+    for _ in range(3):
+        params, state = glmcore.update(glm, params, state, X, y)
+        assert relative_error(state.objective, oracle.objective(twin, *in_float64(params), X, y)) < 1e-11
+    np.testing.assert_allclose(glm.objective(params, jnp.asarray(X), jnp.asarray(y)), state.objective, rtol=1e-11)
+
+
+@each
+def test_the_coordinates_are_frozen(spec):
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(build(*spec)[0])
+    params, state = start(glm, X, y)
+    before = state.coordinates
+    params, state = glmcore.update(glm, params, state, 7 * X + 3, y)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.coordinates)):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_allclose(before.centre, X.mean(axis=0), atol=1e-6)
+
+
+@each
+def test_batches_may_lack_classes_and_be_ragged(spec):
+    X, y = small(n=60)
+    X = X.astype(np.float32)
+    glm, twin = model(build(*spec)[0]), build(*spec)[1]
+    params, state = start(glm, X, y)
+    order = np.argsort(y, kind="stable")  # batches of nearly one class each
+    first = glm.objective(params, jnp.asarray(X), jnp.asarray(y))
+    for _ in range(4):
+        for rows in (order[:25], order[25:50], order[50:]):
+            params, state = glmcore.update(glm, params, state, X[rows], y[rows])
+            assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((params, state.objective)))
+    assert int(state.n_iter) == 12
+    one_class = np.flatnonzero(y == 1)[:10]
+    params, state = glmcore.update(glm, params, state, X[one_class], y[one_class])
+    assert np.all(np.isfinite(params.coef)) and np.isfinite(first)
+
+
+@each
+def test_shuffled_batches_go_downhill(spec):
+    X, y = small()
+    X = X.astype(np.float32)
+    glm, twin = model(build(*spec)[0]), build(*spec)[1]
+    params, state = start(glm, X, y)
+    first = oracle.objective(twin, *in_float64(params), X.astype(np.float64), y)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        rows = rng.permutation(60)
+        for batch in (rows[:30], rows[30:]):
+            params, state = glmcore.update(glm, params, state, X[batch], y[batch])
+    assert oracle.objective(twin, *in_float64(params), X.astype(np.float64), y) < first
+
+
+@each
+def test_weights_are_repeated_rows(spec, x64):
+    X, y = small()
+    weight = np.where(np.arange(60) < 30, 2.0, 0.0)
+    glm = model(build(*spec)[0])
+    params, state = start(glm, X, y)
+    a, _ = glmcore.update(glm, params, state, np.where(weight[:, None] > 0, X, np.nan), y, sample_weight=weight)
+    rows = np.repeat(np.arange(30), 2)
+    b, _ = glmcore.update(glm, params, state, X[rows], y[rows])
+    np.testing.assert_allclose(a.coef, b.coef, atol=1e-12)
+    np.testing.assert_allclose(a.intercept, b.intercept, atol=1e-12)
+
+
+def test_the_state_is_a_pytree_and_survives_pickle():
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    params, state = start(glm, X, y)
+    params, state = glmcore.update(glm, params, state, X, y)
+    leaves, structure = jax.tree.flatten(state)
+    rebuilt = jax.tree.unflatten(structure, leaves)
+    expected, _ = glmcore.update(glm, params, state, X, y)
+    for other in (rebuilt, pickle.loads(pickle.dumps(state))):
+        found, _ = glmcore.update(glm, params, other, X, y)
+        np.testing.assert_array_equal(found.coef, expected.coef)
+
+
+def test_the_state_of_a_fit_goes_on(x64):
+    X, y = small()
+    penalty, twin = build("Ridge", 0.05)
+    result = glmcore.fit(model(penalty), X, y, solver=glmcore.LBFGS(maxiter=3))
+    params, state = result.params, result.state
+    for _ in range(30):
+        params, state = glmcore.update(model(penalty), params, state, X, y)
+    assert relative_gap(twin, params, X, y, oracle.reference_fit(twin, X, y, 3)[2]) <= 1e-9
+    assert int(state.n_iter) == 33
+
+
+def test_update_works_under_jit_and_in_a_scan():
+    X, y = small()
+    X, y = jnp.asarray(X, jnp.float32), jnp.asarray(y)
+    glm = model(glmcore.Ridge(0.05))
+    params, state = start(glm, X, y)
+
+    @jax.jit
+    def run(params, state):
+        def body(carry, _):
+            params, state = glmcore.update(glm, *carry, X, y)
+            return (params, state), state.objective
+
+        return jax.lax.scan(body, (params, state), length=5)
+
+    (scanned, _), objectives = run(params, state)
+    for _ in range(5):
+        params, state = glmcore.update(glm, params, state, X, y)
+    np.testing.assert_allclose(scanned.coef, params.coef, atol=1e-5)
+    assert np.all(np.diff(objectives) <= 1e-6)
+
+
+def test_a_pytree_of_features():
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    split = {"a": X[:, :1], "b": X[:, 1:]}
+    params, state = start(glm, {k: jnp.asarray(v) for k, v in split.items()}, y)
+    params, state = glmcore.update(glm, params, state, split, y)
+    whole, whole_state = start(glm, X, y)
+    whole, _ = glmcore.update(glm, whole, whole_state, X, y)
+    np.testing.assert_allclose(in_float64(params)[0], whole.coef, atol=1e-5)
+
+
+def test_bad_batches_are_refused_in_words():
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    params, state = start(glm, X, y)
+    with pytest.raises(ValueError, match="y must hold class indices from 0 to 2, found 0 to 3"):
+        glmcore.update(glm, params, state, X, np.where(y == 2, 3, y))
+    with pytest.raises(ValueError, match=r"coef must have shape \(4, 3\), found \(3, 3\)"):
+        glmcore.update(glm, GLMParams(params.coef[:3], params.intercept), state, X, y)
+    with pytest.raises(ValueError, match="coef must have shape|features|columns"):
+        glmcore.update(glm, params, state, X[:, :3], y)
+    with pytest.raises(ValueError, match="strength must be finite and not negative"):
+        glmcore.update(model(glmcore.Ridge(-1)), params, state, X, y)

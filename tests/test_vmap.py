@@ -1,0 +1,109 @@
+"""A batch of fits equals a loop over them, each lane with its own end."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import is_status, model, small
+
+import glmcore
+from glmcore import GLMParams
+
+KINDS = {"Ridge": (glmcore.Ridge, 0.05), "Lasso": (glmcore.Lasso, 0.02)}
+each = pytest.mark.parametrize("make, strength", KINDS.values(), ids=KINDS)
+
+
+def lanes():
+    return [small(seed=seed) for seed in (0, 5, 6)]
+
+
+def agree(batch, lane, single):
+    assert bool(batch.status[lane] == single.status), glmcore.Status[single.status]
+    np.testing.assert_allclose(batch.objective[lane], single.objective, rtol=1e-8)
+    np.testing.assert_allclose(batch.params.coef[lane], single.params.coef, atol=1e-6)
+    np.testing.assert_allclose(batch.params.intercept[lane], single.params.intercept, atol=1e-6)
+
+
+@each
+def test_over_data(make, strength, x64):
+    glm = model(make(strength))
+    X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
+    batch = eqx.filter_jit(jax.vmap(lambda X, y: glmcore.fit(glm, X, y)))(X, y)
+    assert batch.n_iter.shape == (3,) and batch.params.coef.shape == (3, 4, 3)
+    for lane, (features, labels) in enumerate(lanes()):
+        agree(batch, lane, glmcore.fit(glm, features, labels))
+
+
+@each
+def test_over_labels_and_weights(make, strength, x64):
+    """Many targets on one X, and folds as weights."""
+    glm, (X, _) = model(make(strength)), small()
+    labels = np.stack([y for _, y in lanes()])
+    weights = np.random.default_rng(0).integers(0, 3, (3, 60)).astype(float)
+    X = jnp.asarray(X)
+    batch = jax.vmap(lambda y, w: glmcore.fit(glm, X, y, sample_weight=w))(jnp.asarray(labels), jnp.asarray(weights))
+    for lane in range(3):
+        agree(batch, lane, glmcore.fit(glm, X, labels[lane], sample_weight=weights[lane]))
+
+
+@each
+def test_over_strengths(make, strength, x64):
+    X, y = (jnp.asarray(a) for a in small())
+    strengths = jnp.array([0.01, 0.1, 0.5])
+    batch = jax.vmap(lambda s: glmcore.fit(model(make(s)), X, y))(strengths)
+    penalties = make(strengths)  # or a batch of penalties
+    also = jax.vmap(lambda p: glmcore.fit(model(p), X, y))(penalties)
+    for lane, s in enumerate((0.01, 0.1, 0.5)):
+        agree(batch, lane, glmcore.fit(model(make(s)), X, y))
+    np.testing.assert_allclose(also.params.coef, batch.params.coef, atol=1e-12)
+
+
+def test_over_starts(x64):
+    X, y = (jnp.asarray(a) for a in small())
+    glm, rng = model(glmcore.Ridge(0.05)), np.random.default_rng(0)
+    coefs, intercepts = jnp.asarray(rng.standard_normal((3, 4, 3))), jnp.asarray(rng.standard_normal((3, 3)))
+    batch = jax.vmap(lambda c, b: glmcore.fit(glm, X, y, init_params=GLMParams(c, b)))(coefs, intercepts)
+    single = glmcore.fit(glm, X, y)
+    for lane in range(3):
+        agree(batch, lane, single)
+
+
+@pytest.mark.parametrize("make, strength", [*KINDS.values(), (lambda _: glmcore.UnRegularized(), 0)], ids=[*KINDS, "UnRegularized"])
+def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
+    glm = model(make(strength))
+    X, y = (np.stack([np.array(part)] * 4) for part in small())
+    weight = np.ones((4, 60))
+    X[1, 3, 2] = np.nan
+    weight[2] = y[0] < 2
+    y[3] = np.digitize(X[3, :, 0], [-0.5, 0.5])  # separable
+    batch = jax.vmap(lambda X, y, w: glmcore.fit(glm, X, y, sample_weight=w))(*map(jnp.asarray, (X, y, weight)))
+    expected = ["converged", "nonfinite", "missing_class", "separable" if strength == 0 else "converged"]
+    for lane, name in enumerate(expected):
+        assert bool(batch.status[lane] == getattr(glmcore.Status, name)), glmcore.Status[batch.status[lane]]
+    np.testing.assert_array_equal(batch.converged, [name in ("converged", "missing_class") for name in expected])
+    for lane in (0, 2) if strength == 0 else (0, 2, 3):
+        agree(batch, lane, glmcore.fit(glm, X[lane], y[lane], sample_weight=weight[lane]))
+    assert is_status(glmcore.fit(glm, X[1], y[1]), "nonfinite")
+
+
+def test_update_over_lanes(x64):
+    glm = model(glmcore.Ridge(0.05))
+    X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
+
+    @jax.vmap
+    def two_steps(X, y):
+        params = glm.initialize_params(X, y)
+        state = glmcore.init_state(glm, params, X, y)
+        for _ in range(2):
+            params, state = glmcore.update(glm, params, state, X, y)
+        return params, state.objective
+
+    params, objective = two_steps(X, y)
+    for lane in range(3):
+        one, state = glm.initialize_params(X[lane], y[lane]), None
+        state = glmcore.init_state(glm, one, X[lane], y[lane])
+        for _ in range(2):
+            one, state = glmcore.update(glm, one, state, X[lane], y[lane])
+        np.testing.assert_allclose(params.coef[lane], one.coef, atol=1e-10)
+        np.testing.assert_allclose(objective[lane], state.objective, rtol=1e-10)
