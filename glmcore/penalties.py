@@ -18,10 +18,26 @@ from glmcore.tree import is_concrete, safe_sqrt, tree_sum
 
 
 class AbstractPenalty(eqx.Module):
-    """What a penalty is to the library; subclass it to bring your own.
+    r"""What a penalty is to the library; subclass it to bring your own.
 
-    ``smooth`` says whether ``value`` can be differentiated everywhere; a solver for smooth
-    problems only asks for ``value``, ``ProximalGradient`` only for ``prox`` and ``value``.
+    ``smooth`` says whether ``value`` can be differentiated everywhere; then that is all that a
+    solver for smooth problems asks.  ``ProximalGradient`` asks for a method besides,
+
+    .. math:: prox(coef, step) = \arg\min_u \tfrac12 \lVert u - coef \rVert^2 + step \cdot value(u)
+
+    where ``step`` is a number, or entries that broadcast to ``coef`` (then the quadratic term is
+    divided by them entry by entry).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> class Smoothness(glmcore.AbstractPenalty):
+    ...     smooth = True
+    ...     def value(self, coef):
+    ...         return jnp.sum(jnp.diff(coef, axis=0) ** 2)
+    >>> Smoothness().value(jnp.array([[0.0], [1.0], [3.0]]))
+    Array(5., dtype=float32)
     """
 
     smooth: eqx.AbstractClassVar[bool]
@@ -30,19 +46,13 @@ class AbstractPenalty(eqx.Module):
     def value(self, coef: PyTree) -> Float[Array, ""]:
         """The penalty of ``coef``."""
 
-    @abc.abstractmethod
-    def prox(self, coef: PyTree, step: Any) -> PyTree:
-        r"""Proximal operator.
-
-        .. math:: \arg\min_u \tfrac12 \lVert u - coef \rVert^2 + step \cdot value(u)
-
-        ``step`` is a number, or entries that broadcast to ``coef`` (then the quadratic term
-        is divided by them entry by entry).
-        """
-
 
 class AbstractScalablePenalty(AbstractPenalty):
     """A penalty that can be carried exactly through a rescaling of the features."""
+
+    @abc.abstractmethod
+    def prox(self, coef: PyTree, step: Any) -> PyTree:
+        """Proximal operator, see :class:`AbstractPenalty`."""
 
     @abc.abstractmethod
     def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:

@@ -13,6 +13,8 @@ from glmcore.tree import tree_norm
 
 #: Added to the linear predictor of a class without weight: its probability underflows to 0.
 _ABSENT = -1e5
+#: Hessian products that estimate the curvature of a penalty the library does not know.
+_PROBES = 16
 
 
 class Problem(eqx.Module):
@@ -149,9 +151,23 @@ class Problem(eqx.Module):
         loss = (1 - jnp.sum(frequencies**2)) / (n_present - 1)
         scale = self.coordinates.scale
         if not isinstance(self.penalty, AbstractScalablePenalty):
-            return loss, jnp.zeros_like(scale)
+            return loss, self._probed_curvature()
         quadratic = stack_rows(self.penalty.curvature(self.coordinates.split(scale)))
         return loss, quadratic * scale**2
+
+    def _probed_curvature(self) -> Float[Array, "p K"]:
+        """Diagonal of the Hessian of an unknown penalty at 0, from products with random signs
+        (Hutchinson, 1989); 0 where it is not smooth."""
+        zero = jnp.zeros_like(self.coordinates.scale)
+        if not self.penalty.smooth:
+            return zero
+
+        def product(signs):
+            return signs * jax.jvp(self.penalty_gradient, (zero,), (signs,))[1]
+
+        signs = jax.random.rademacher(jax.random.key(0), (_PROBES, *zero.shape), zero.dtype)
+        diagonal = jnp.mean(jax.vmap(product)(signs), axis=0)
+        return jnp.maximum(jnp.nan_to_num(diagonal, posinf=0.0, neginf=0.0), 0)
 
     # Optimality
 
@@ -205,7 +221,8 @@ class Problem(eqx.Module):
         own = (self.y[:, None] == classes[None, :]) & used
         best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=1, keepdims=True)
         all_right = jnp.min(jnp.where(own, eta - best_other, jnp.inf)) > 0
-        centred = eta - jnp.mean(eta, axis=1, keepdims=True)
+        level = jnp.mean(eta, axis=1, keepdims=True, where=self.present[None, :])
+        centred = eta - level
         inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=0)
         outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=0)
         apart = inside > outside

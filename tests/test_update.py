@@ -17,7 +17,7 @@ each = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec[0])
 
 
 def start(glm, X, y, **kwargs):
-    params = glm.initialize_params(jnp.asarray(X), jnp.asarray(y))
+    params = glm.initialize_params(jax.tree.map(jnp.asarray, X), jnp.asarray(y))
     return params, glmcore.init_state(glm, params, X, y, **kwargs)
 
 
@@ -159,7 +159,7 @@ def test_a_pytree_of_features():
     X = X.astype(np.float32)
     glm = model(glmcore.Ridge(0.05))
     split = {"a": X[:, :1], "b": X[:, 1:]}
-    params, state = start(glm, {k: jnp.asarray(v) for k, v in split.items()}, y)
+    params, state = start(glm, split, y)
     params, state = glmcore.update(glm, params, state, split, y)
     whole, whole_state = start(glm, X, y)
     whole, _ = glmcore.update(glm, whole, whole_state, X, y)

@@ -92,6 +92,11 @@ def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
             f"{type(solver).__name__} needs a differentiable penalty and "
             f"{type(penalty).__name__} is not; use ProximalGradient"
         )
+    if not solver.needs_smooth and not hasattr(penalty, "prox"):
+        raise ValueError(
+            f"{type(solver).__name__} needs a penalty with a method prox(coef, step) and "
+            f"{type(penalty).__name__} has none; use LBFGS if it is differentiable"
+        )
     for name in ("tol", "maxiter", "stepsize"):
         value = getattr(solver, name, None)
         if isinstance(value, np.ndarray) and not (np.isfinite(value) and value >= 0):
