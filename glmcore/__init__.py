@@ -1,5 +1,6 @@
 """Multinomial (softmax) generalised linear models as pure functions on JAX."""
 
+from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.params import GLMParams
 from glmcore.penalties import (
@@ -10,9 +11,8 @@ from glmcore.penalties import (
     Ridge,
     UnRegularized,
 )
-from glmcore.model import GLM
-from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.progress import Progress
+from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.solve import (
     FitProgress,
     FitResult,

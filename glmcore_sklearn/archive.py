@@ -1,4 +1,4 @@
-"""Archives of plain values: written whole or not at all, read without trust.
+"""Trees of plain values in a file: written whole or not at all, read without trust.
 
 An archive is an uncompressed ``.npz`` file with the members ``header`` (JSON: format, version, libraries), ``content``
 (JSON: the tree) and ``array_0``, ``array_1``, … (the arrays in it). It holds no pickle and no name that the reader
@@ -6,39 +6,23 @@ would import. In ``content`` null, booleans, numbers, strings and lists stand fo
 object with one key, the kind of the value: ``{"tuple": [1, 2]}``, ``{"array": "array_0"}``.
 """
 
-import contextlib
-import importlib.metadata
-import json
 import math
 import os
-import platform
-import re
-import shutil
 import struct
 import types
-import uuid
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Codec", "load", "read_header", "save"]
+from glmcore_sklearn import archive_file as file
+from glmcore_sklearn.archive_file import Refused, full_name, typed
 
-FORMAT = "glmcore"
-VERSION = 1
 # Well within Python's recursion limit, so that a program deeper in its stack can load what another one saved.
 MAX_DEPTH = 100
-# No objects, no structures, nothing of size zero, no times in steps of zero.
-_DTYPE = re.compile(r"[<>|](?:[biufcSU][1-9][0-9]*|[mM]8(?:\[(?:[1-9][0-9]*)?[A-Za-z]+\])?)")
-# What NumPy writes, word for word. Its own reader evaluates the header as a Python literal, and may warn.
-_NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(..)(\{'descr': '([^']+)', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n)",
-    re.DOTALL,
-)
 _NO_FUNCTIONS: Mapping[str, Callable] = types.MappingProxyType({})
 
 
@@ -117,14 +101,14 @@ def save(
     ('model.npz', {'coef': array([0., 0.]), 'classes': ('a', 'b')})
     """
     if type(content) is not dict:
-        raise TypeError(f"content must be a dict, not {_name(type(content))}")
-    path = _with_suffix(path)
+        raise TypeError(f"content must be a dict, not {full_name(type(content))}")
+    path = file.with_suffix(path)
     writer = _Writer(codecs, functions)
     try:
-        documents = {"header": _to_document(_new_header()), "content": _to_document(writer.node(content, ()))}
+        documents = {"header": file.to_document(file.new_header()), "content": file.to_document(writer.node(content, ()))}
     except RecursionError as error:
         raise ValueError("content is nested too deeply or contains itself") from error
-    _write_atomically(path, {**documents, **writer.arrays})
+    file.write_atomically(path, {**documents, **writer.arrays})
     return path
 
 
@@ -170,17 +154,17 @@ def load(
     {'link': <built-in function abs>}
     """
     mapping = dict(mapping or {})
-    with _opened(path) as archive:
+    with file.opened(path) as archive:
         header = archive.header()
-        if header["version"] > VERSION:
+        if header["version"] > file.VERSION:
             writer = header["libraries"].get("glmcore", "a later version")
-            raise _Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")
+            raise Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")
         reader = _Reader(archive.read, codecs, functions, mapping)
-        content = _typed(reader.value(archive.document("content"), ()), dict)
+        content = typed(reader.value(archive.document("content"), ()), dict)
         if archive.members:
-            raise _Refused(f"it holds members that its content does not use: {sorted(archive.members)[:3]}")
+            raise Refused(f"it holds members that its content does not use: {sorted(archive.members)[:3]}")
         if unused := sorted(set(mapping) - reader.used, key=str):
-            raise _Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
+            raise Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
     return content
 
 
@@ -211,15 +195,9 @@ def read_header(path: str | os.PathLike) -> dict:
     ...     read_header(save(f"{folder}/model", {}))["version"]
     1
     """
-    with _opened(path) as archive:
+    with file.opened(path) as archive:
         return archive.header()
 
-
-class _Refused(ValueError):
-    """A reason not to load a file, in words for its user."""
-
-
-# ------------------------------------------------------------------------------------------------------------- the tree
 
 _SCALARS = (  # those that JSON has no exact word for, as text
     Codec("int", int, hex, lambda text: int(text, 16)),  # decimals of many digits are slow, and refused by Python
@@ -263,13 +241,13 @@ class _Writer:
             return self.array(value, path)
         if callable(value):
             known = self.function_names.get(id(value))
-            return {"callable": _name(value)} if known is None else {"function": known}
-        raise TypeError(f"cannot save {_where(path)}: there is no codec for {_name(kind)}")
+            return {"callable": full_name(value)} if known is None else {"function": known}
+        raise TypeError(f"cannot save {_where(path)}: there is no codec for {full_name(kind)}")
 
     def array(self, value: Any, path: tuple[str, ...]) -> dict:
         if value.dtype == object:
             if others := [item for item in value.flat if not _is_scalar(item)]:
-                raise TypeError(f"cannot save {_where(path)}: an object array that holds {_name(type(others[0]))}")
+                raise TypeError(f"cannot save {_where(path)}: an object array that holds {full_name(type(others[0]))}")
             return {"objects": [list(value.shape), self.node(list(value.flat), path)]}
         _check_dtype(value.dtype, path)
         name = f"array_{len(self.arrays)}"
@@ -296,62 +274,62 @@ class _Reader:
 
     def value(self, node: Any, path: tuple[str, ...]) -> Any:
         if len(path) > MAX_DEPTH:
-            raise _Refused(f"its content is nested more than {MAX_DEPTH} levels deep")
+            raise Refused(f"its content is nested more than {MAX_DEPTH} levels deep")
         if type(node) is list:
             return [self.value(item, (*path, str(i))) for i, item in enumerate(node)]
         if type(node) is not dict:
             return node
         [(kind, body)] = node.items()
         if kind in _SCALAR_BY_NAME:
-            return _SCALAR_BY_NAME[kind].from_tree(_typed(body, str))
+            return _SCALAR_BY_NAME[kind].from_tree(typed(body, str))
         match kind:
             case "tuple":
-                return tuple(self.value(_typed(body, list), path))
+                return tuple(self.value(typed(body, list), path))
             case "dict":
-                return self.dictionary(_typed(body, list), path)
+                return self.dictionary(typed(body, list), path)
             case "array":
-                return self.read_array(_typed(body, str))
+                return self.read_array(typed(body, str))
             case "jax":
                 with jax.enable_x64(True):  # here only: keeps 64-bit arrays as they are
-                    return jnp.asarray(self.read_array(_typed(body, str)))
+                    return jnp.asarray(self.read_array(typed(body, str)))
             case "scalar":
-                dtype, bits = _typed(body, list)
-                [scalar] = _valid(np.frombuffer(bytes.fromhex(bits), _parse_dtype(dtype)))
+                dtype, bits = typed(body, list)
+                [scalar] = file.valid(np.frombuffer(bytes.fromhex(bits), file.parse_dtype(dtype)))
                 return scalar
             case "objects":
-                return self.objects(*_typed(body, list), path)
+                return self.objects(*typed(body, list), path)
             case "codec":
-                return self.coded(*_typed(body, list), path)
+                return self.coded(*typed(body, list), path)
             case "callable" | "function":
-                return self.function(kind, _typed(body, str), path)
-        raise _Refused(f"it holds a value of the unknown kind {kind!r}")
+                return self.function(kind, typed(body, str), path)
+        raise Refused(f"it holds a value of the unknown kind {kind!r}")
 
     def dictionary(self, pairs: list, path: tuple[str, ...]) -> dict:
         result = {}
         for pair in pairs:
-            key_node, item = _typed(pair, list)
+            key_node, item = typed(pair, list)
             key = self.value(key_node, path)
             if key in result:
-                raise _Refused(f"its {_where(path)} has the key {key!r} twice")
+                raise Refused(f"its {_where(path)} has the key {key!r} twice")
             result[key] = self.value(item, (*path, str(key)))
         return result
 
     def objects(self, shape: Any, items: Any, path: tuple[str, ...]) -> np.ndarray:
-        shape = tuple(_typed(size, int) for size in _typed(shape, list))
-        values = self.value(_typed(items, list), path)
+        shape = tuple(typed(size, int) for size in typed(shape, list))
+        values = self.value(typed(items, list), path)
         if min(shape, default=0) < 0 or not all(map(_is_scalar, values)):
-            raise _Refused(f"its {_where(path)} is no object array that glmcore writes")
+            raise Refused(f"its {_where(path)} is no object array that glmcore writes")
         return np.fromiter(values, dtype=object, count=len(values)).reshape(shape)
 
     def coded(self, name: Any, tree: Any, path: tuple[str, ...]) -> Any:
         if name not in self.codecs:
-            raise _Refused(f"{_where(path)} is of the class {name!r}, which cannot be loaded")
+            raise Refused(f"{_where(path)} is of the class {name!r}, which cannot be loaded")
         try:
             return self.codecs[name].from_tree(self.value(tree, path))
-        except _Refused:
+        except Refused:
             raise
         except Exception as error:
-            raise _Refused(f"{_where(path)} is no valid {name} ({error})") from error
+            raise Refused(f"{_where(path)} is no valid {name} ({error})") from error
 
     def function(self, kind: str, name: str, path: tuple[str, ...]) -> Any:
         keys = (".".join(path), path[-1])
@@ -362,7 +340,7 @@ class _Reader:
                 return self.mapping[key]
         if kind == "function" and name in self.functions:
             return self.functions[name]
-        raise _Refused(f"{_where(path)} was the callable {name}, which is not stored; give mapping_dict[{path[-1]!r}]")
+        raise Refused(f"{_where(path)} was the callable {name}, which is not stored; give mapping_dict[{path[-1]!r}]")
 
 
 def _is_json(value: Any) -> bool:
@@ -376,7 +354,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _check_dtype(dtype: Any, path: tuple[str, ...]) -> None:
-    if not (isinstance(dtype, np.dtype) and _DTYPE.fullmatch(dtype.str)):  # JAX's random keys have no NumPy dtype
+    if not (isinstance(dtype, np.dtype) and file.DTYPE.fullmatch(dtype.str)):  # JAX's random keys have no NumPy dtype
         raise TypeError(f"cannot save {_where(path)}: it has dtype {dtype}")
 
 
@@ -384,149 +362,4 @@ def _where(path: tuple[str, ...]) -> str:
     return repr(".".join(path)) if path else "content"
 
 
-def _name(value: Any) -> str:
-    named = value if hasattr(value, "__qualname__") else type(value)
-    module = getattr(named, "__module__", None)
-    return named.__qualname__ if module in (None, "builtins") else f"{module}.{named.__qualname__}"
 
-
-def _typed(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise _Refused(f"its content is damaged: {_name(type(value))} in place of {_name(kind)}")
-    return value
-
-
-# ------------------------------------------------------------------------------------------------------------- the file
-
-
-def _with_suffix(path: str | os.PathLike) -> Path:
-    name = os.fspath(path)
-    return Path(name if name.endswith(".npz") else f"{name}.npz")
-
-
-def _new_header() -> dict:
-    libraries = {"python": platform.python_version()}
-    for name in ("numpy", "jax", "glmcore"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            libraries[name] = importlib.metadata.version(name)
-    return {"format": FORMAT, "version": VERSION, "libraries": libraries}
-
-
-def _to_document(node: Any) -> np.ndarray:
-    # Unescaped, with surrogatepass: the one way in which two lone halves of a surrogate pair do not join up.
-    text = json.dumps(node, ensure_ascii=False, allow_nan=False)
-    return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-
-
-def _write_atomically(path: Path, members: Mapping[str, np.ndarray]) -> None:
-    target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot save '{path}': there is no directory '{target.parent}'")
-    temporary = target.with_name(f".glmcore-{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as stream:  # its mode follows the umask, unlike that of tempfile
-            if target.exists():
-                shutil.copymode(target, temporary)
-            np.savez(stream, **members)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:  # KeyboardInterrupt too
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    with contextlib.suppress(OSError):  # where the system can, the new name outlasts a power cut
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator["_Archive"]:
-    """Open an archive; whatever fails on its content is a `ValueError` that begins with its name."""
-    file = _with_suffix(path)
-    if not file.exists() and Path(path).exists():  # renamed by hand
-        file = Path(path)
-    with open(file, "rb") as stream:
-        try:
-            yield _Archive(stream)
-        except _Refused as error:
-            raise ValueError(f"cannot load '{file}': {error}") from error
-        except Exception as error:  # on hostile bytes zipfile, json and NumPy raise nearly anything
-            reason = f"it is damaged, or glmcore did not write it ({type(error).__name__}: {error})"
-            raise ValueError(f"cannot load '{file}': {reason}") from error
-
-
-class _Archive:
-    """The members of an archive. Each can be read once, so that they never need more memory than the file has bytes."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        if stream.read(4) != b"PK\x03\x04":
-            raise _Refused("it is not an .npz archive")
-        self.zip = zipfile.ZipFile(stream)
-        infos = self.zip.infolist()
-        self.members = {info.filename: info for info in infos}
-        if len(self.members) < len(infos):
-            raise _Refused("it holds two members of the same name")
-        if sum(info.compress_size for info in infos) > stream.seek(0, os.SEEK_END):
-            raise _Refused("its members claim more bytes than it has")
-
-    def read(self, name: str) -> np.ndarray:
-        info = self.members.pop(f"{name}.npy", None)
-        if info is None:
-            raise _Refused(f"its member {name!r} is absent or used twice")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise _Refused(f"its member {name!r} is compressed, which glmcore never does")
-        return _parse_npy(self.zip.read(info))  # compares the checksum, too
-
-    def document(self, name: str) -> Any:
-        text = self.read(name).tobytes().decode("utf-8", "surrogatepass")
-        return json.loads(text, parse_int=_parse_int)
-
-    def header(self) -> dict:
-        if "header.npy" not in self.members:
-            raise _Refused("glmcore did not write it (it has no header)")
-        header = _typed(self.document("header"), dict)
-        if header.get("format") != FORMAT:
-            raise _Refused("glmcore did not write it (its header is another program's)")
-        if _typed(header["version"], int) < 1:
-            raise _Refused("there is no format of its version")
-        for version in _typed(header["libraries"], dict).values():
-            _typed(version, str)
-        return header
-
-
-def _parse_int(text: str) -> int:
-    if len(text) > 20:  # more than 64 bits: not ours, and slow
-        raise _Refused("it holds a number of too many digits")
-    return int(text)
-
-
-def _parse_npy(data: bytes) -> np.ndarray:
-    header = _NPY_HEADER.match(data)
-    if header is None or int.from_bytes(header[1], "little") != len(header[2]):
-        raise _Refused("a member is not an array that glmcore writes")
-    dtype = _parse_dtype(header[3].decode("ascii"))
-    shape = tuple(_parse_int(size.strip()) for size in header[5].decode("ascii").split(",") if size.strip())
-    if math.prod(shape) * dtype.itemsize != len(data) - header.end():
-        raise _Refused(f"an array of shape {shape} and dtype {dtype} is not as long as its member")
-    order = "F" if header[4] == b"True" else "C"
-    return _valid(np.ndarray(shape, dtype, data, header.end(), order=order).copy(order="K"))
-
-
-def _parse_dtype(text: str) -> np.dtype:
-    if not _DTYPE.fullmatch(text) or np.dtype(text).str != text:
-        raise _Refused(f"it holds an array of dtype {text!r}, which glmcore does not write")
-    return np.dtype(text)
-
-
-def _valid(array: np.ndarray) -> np.ndarray:
-    """Refuse the bits that are no value of their dtype; NumPy itself would stumble over them later."""
-    limits = {"b": (np.uint8, 1), "U": (array.dtype.str[0] + "u4", 0x10FFFF)}
-    if array.dtype.kind in limits and array.size:
-        bits, limit = limits[array.dtype.kind]
-        if array.ravel(order="K").view(bits).max() > limit:
-            raise _Refused(f"an array of dtype {array.dtype} holds what is no such value")
-    return array

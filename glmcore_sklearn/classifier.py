@@ -3,8 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax

@@ -7,12 +7,12 @@ was computed from these very rows) is thrown away with them.
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
