@@ -5,6 +5,7 @@ from typing import Any, Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from glmcore.coordinates import Coordinates
@@ -58,7 +59,7 @@ class GLM(eqx.Module):
         return self.observations.log_proba(self.linear_predictor(params, X), self.inverse_link)
 
     def loss(
-        self, params: GLMParams, X: PyTree, y: Int[Array, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """Weighted mean negative log-likelihood of labels y (n,), without the penalty."""
         nll = self.observations.negative_log_likelihood(
@@ -71,13 +72,13 @@ class GLM(eqx.Module):
         return jnp.sum(jnp.where(weight > 0, weight * nll, 0)) / jnp.sum(weight)
 
     def objective(
-        self, params: GLMParams, X: PyTree, y: Int[Array, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """What a fit minimises: :meth:`loss` plus the penalty of the coefficients."""
         return self.loss(params, X, y, sample_weight) + self.penalty.value(params.coef)
 
     def optimality(
-        self, params: GLMParams, X: PyTree, y: Int[Array, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """Optimality (KKT) residual: what ``tol`` bounds.
 
@@ -90,7 +91,7 @@ class GLM(eqx.Module):
         return problem.optimality_of(inner) / problem.null_optimality()
 
     def initialize_params(
-        self, X: PyTree, y: Int[Array, " n"], sample_weight: Any = None
+        self, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> GLMParams:
         """The null model: zero coef, intercept = log class frequencies minus their mean."""
         first = jax.tree.leaves(X)[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -33,8 +34,8 @@ class GLMParams(eqx.Module):
     ((4, 3), (3,))
     """
 
-    coef: PyTree[Float[Array, "..."]]
-    intercept: Float[Array, " K"]
+    coef: PyTree[Float[Array | np.ndarray, "..."]]
+    intercept: Float[Array | np.ndarray, " K"]
 
     def __iter__(self) -> Iterator:
         return iter((self.coef, self.intercept))

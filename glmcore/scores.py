@@ -1,10 +1,9 @@
 """Log-likelihoods and pseudo-R²."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.model import GLM
@@ -13,7 +12,7 @@ from glmcore.params import GLMParams
 
 @eqx.filter_jit
 def log_likelihood(
-    model: GLM, params: GLMParams, X: PyTree, y: Int[Any, " n"]
+    model: GLM, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"]
 ) -> Float[Array, " n"]:
     """Log-likelihood of each sample, shape (n,).
 
@@ -31,7 +30,7 @@ def log_likelihood(
 
 
 @eqx.filter_jit
-def null_log_likelihood(model: GLM, X: PyTree, y: Int[Any, " n"]) -> Float[Array, " n"]:
+def null_log_likelihood(model: GLM, X: PyTree, y: Int[Array | np.ndarray, " n"]) -> Float[Array, " n"]:
     """Log-likelihood of each sample under the proportions of the classes in ``y`` itself.
 
     ``X`` decides the dtype only.  In a mean over samples this is the best that a model without

@@ -36,7 +36,8 @@ F32, F64 = np.dtype("float32"), np.dtype("float64")
 )
 def test_ridge_reaches_the_optimum_of_raw_data(name, precision):
     X, y = data(name, precision)
-    for strength in (1.0, 1e-3):
+    # The oracle's Newton steps on 640 coefficients are what takes long: only the hard one.
+    for strength in (1e-3,) if name == "digits" else (1.0, 1e-3):
         penalty, twin = build("Ridge", strength)
         result = glmcore.fit(model(penalty, n_classes(name)), X, y)
         coef, intercept, best = reference(name, "Ridge", strength, dtype=str(precision))
@@ -55,8 +56,7 @@ def test_ridge_reaches_the_optimum_of_raw_data(name, precision):
 
 
 SPARSE = [
-    ("iris", ("Lasso", 0.02)), ("iris", ("ElasticNet", 0.02, 0.5)), ("iris", ("GroupLasso", 0.02)),
-    ("breast_cancer", ("Lasso", 0.02)), ("wine", ("ElasticNet", 0.02, 0.9)), ("wine", ("GroupLasso", 0.02)),
+    ("breast_cancer", ("Lasso", 0.02)), ("iris", ("ElasticNet", 0.02, 0.5)), ("wine", ("GroupLasso", 0.02)),
     *((name, spec) for name in ("shifted", "scaled", "shifted_scaled")
       for spec in (("Lasso", 0.02), ("ElasticNet", 0.02, 0.5), ("GroupLasso", 0.02))),
 ]  # fmt: skip
@@ -299,8 +299,8 @@ def test_separable_classes_without_a_penalty_never_converge(maxiter, precision):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.params))
 
 
-def test_separable_raw_data(precision):
-    X, y = data("wine", precision)
+def test_separable_raw_data():
+    X, y = data("wine", F32)
     result = glmcore.fit(model(glmcore.UnRegularized()), X, y)
     assert is_status(result, "separable"), status(result)
 
@@ -599,8 +599,9 @@ def test_converged_is_a_statement_about_the_answer(solver, kind, precision):
             residual = float(result.optimality)
             if solver is glmcore.LBFGS and gap > GAP[precision]:
                 misses.append(f"{name}, {strength}: gap {gap:.1e}, residual {residual:.1e}, {result.n_iter} steps")
-            # Rounding the user's intercept moves the residual of data far from zero in float32.
-            if precision == F64 or name != "shifted":
+            # The user's intercept, rounded to float32, moves the residual where the mean is large.
+            assert residual <= TOL[precision]
+            if precision == F64 or name not in ("shifted", "outlier"):
                 residual = oracle.kkt_residual(twin, *in_float64(result.params), X, y)
             if residual > 2 * TOL[precision]:
                 misses.append(f"{name}, {strength}: residual {residual:.1e}, gap {gap:.1e}, {result.n_iter} steps")

@@ -23,7 +23,8 @@ FLOORS = [
     {"least_norm", "solvers"},
     {"model"},
     {"checks"},
-    {"solve"},
+    {"solve", "scores"},
+    {"progress"},
 ]
 
 

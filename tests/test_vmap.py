@@ -18,6 +18,10 @@ def lanes():
     return [small(seed=seed) for seed in (0, 5, 6)]
 
 
+def over(function):
+    return eqx.filter_jit(jax.vmap(function))
+
+
 def of_lane(batch, lane):
     return jax.tree.map(lambda leaf: leaf[lane], batch)
 
@@ -33,7 +37,7 @@ def agree(batch, lane, single):
 def test_over_data(make, strength, x64):
     glm = model(make(strength))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
-    batch = eqx.filter_jit(jax.vmap(lambda X, y: glmcore.fit(glm, X, y)))(X, y)
+    batch = over(lambda X, y: glmcore.fit(glm, X, y))(X, y)
     assert batch.n_iter.shape == (3,) and batch.params.coef.shape == (3, 4, 3)
     for lane, (features, labels) in enumerate(lanes()):
         agree(batch, lane, glmcore.fit(glm, features, labels))
@@ -46,7 +50,7 @@ def test_over_labels_and_weights(make, strength, x64):
     labels = np.stack([y for _, y in lanes()])
     weights = np.random.default_rng(0).integers(0, 3, (3, 60)).astype(float)
     X = jnp.asarray(X)
-    batch = jax.vmap(lambda y, w: glmcore.fit(glm, X, y, sample_weight=w))(jnp.asarray(labels), jnp.asarray(weights))
+    batch = over(lambda y, w: glmcore.fit(glm, X, y, sample_weight=w))(jnp.asarray(labels), jnp.asarray(weights))
     for lane in range(3):
         agree(batch, lane, glmcore.fit(glm, X, labels[lane], sample_weight=weights[lane]))
 
@@ -55,9 +59,9 @@ def test_over_labels_and_weights(make, strength, x64):
 def test_over_strengths(make, strength, x64):
     X, y = (jnp.asarray(a) for a in small())
     strengths = jnp.array([0.01, 0.1, 0.5])
-    batch = jax.vmap(lambda s: glmcore.fit(model(make(s)), X, y))(strengths)
+    batch = over(lambda s: glmcore.fit(model(make(s)), X, y))(strengths)
     penalties = make(strengths)  # or a batch of penalties
-    also = jax.vmap(lambda p: glmcore.fit(model(p), X, y))(penalties)
+    also = over(lambda p: glmcore.fit(model(p), X, y))(penalties)
     for lane, s in enumerate((0.01, 0.1, 0.5)):
         agree(batch, lane, glmcore.fit(model(make(s)), X, y))
     np.testing.assert_allclose(also.params.coef, batch.params.coef, atol=1e-12)
@@ -67,7 +71,7 @@ def test_over_starts(x64):
     X, y = (jnp.asarray(a) for a in small())
     glm, rng = model(glmcore.Ridge(0.05)), np.random.default_rng(0)
     coefs, intercepts = jnp.asarray(rng.standard_normal((3, 4, 3))), jnp.asarray(rng.standard_normal((3, 3)))
-    batch = jax.vmap(lambda c, b: glmcore.fit(glm, X, y, init_params=GLMParams(c, b)))(coefs, intercepts)
+    batch = over(lambda c, b: glmcore.fit(glm, X, y, init_params=GLMParams(c, b)))(coefs, intercepts)
     single = glmcore.fit(glm, X, y)
     for lane in range(3):
         agree(batch, lane, single)
@@ -81,7 +85,7 @@ def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     X[1, 3, 2] = np.nan
     weight[2] = y[0] < 2
     y[3] = np.digitize(X[3, :, 0], [-0.5, 0.5])  # separable
-    batch = jax.vmap(lambda X, y, w: glmcore.fit(glm, X, y, sample_weight=w))(*map(jnp.asarray, (X, y, weight)))
+    batch = over(lambda X, y, w: glmcore.fit(glm, X, y, sample_weight=w))(*map(jnp.asarray, (X, y, weight)))
     expected = ["converged", "nonfinite", "missing_class", "separable" if strength == 0 else "converged"]
     for lane, name in enumerate(expected):
         assert is_status(of_lane(batch, lane), name), glmcore.Status[of_lane(batch.status, lane)]
@@ -95,6 +99,7 @@ def test_update_over_lanes(x64):
     glm = model(glmcore.Ridge(0.05))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
 
+    @jax.jit
     @jax.vmap
     def two_steps(X, y):
         params = glm.initialize_params(X, y)

@@ -1,0 +1,163 @@
+"""Penalties that set single coefficients to zero."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from glmcore.penalties.base import AbstractScalablePenalty
+from glmcore.penalties.strengths import (
+    abbreviate,
+    as_strength,
+    check_fits,
+    check_strength,
+    differs_by_class,
+    per_entry,
+    shift_classes,
+    show,
+)
+from glmcore.tree import is_concrete, tree_sum
+
+
+class Lasso(AbstractScalablePenalty):
+    r"""l1 penalty, which sets coefficients to exactly zero.
+
+    .. math:: s \sum |w|
+
+    Parameters
+    ----------
+    strength : float, array or pytree, default 1.0
+        s, not negative: a number, an array that broadcasts to coef, or a pytree of these.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from glmcore import Lasso
+    >>> Lasso(0.5).prox(jnp.array([[3.0, -0.2]]), 1.0)
+    Array([[2.5, 0. ]], dtype=float32)
+    """
+
+    strength: PyTree = eqx.field(default=1.0, converter=as_strength)
+    smooth = False
+
+    def __repr__(self) -> str:
+        return show(self)
+
+    def value(self, coef: PyTree) -> Float[Array, ""]:
+        return tree_sum(lambda w, s: s * jnp.abs(w), coef, per_entry(self.strength, coef))
+
+    def prox(self, coef: PyTree, step: Any) -> PyTree:
+        strength, step = per_entry(self.strength, coef), per_entry(step, coef)
+        return jax.tree.map(lambda v, s, t: _shrink(v, t * s), coef, strength, step)
+
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
+        strength = per_entry(self.strength, coef)
+        return jax.tree.map(_l1_subgradient, coef, gradient, strength)
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
+
+    def curvature(self, coef: PyTree) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, coef)
+
+    def level(self, coef: PyTree) -> PyTree:
+        return shift_classes(lambda w: w - _l1_level(w, jnp.inf), coef, self.strength)
+
+    def check(self, coef: PyTree) -> None:
+        check_strength(self, coef)
+
+
+class ElasticNet(AbstractScalablePenalty):
+    r"""A mixture of the Lasso and Ridge.
+
+    .. math:: s \left(r \sum |w| + \tfrac12 (1 - r) \sum w^2\right)
+
+    Parameters
+    ----------
+    strength : float, array or pytree, default 1.0
+        s, not negative: a number, an array that broadcasts to coef, or a pytree of these.
+    ratio : float, array or pytree, default 0.5
+        r, the share of the l1 part, 0 < r <= 1.
+
+    Examples
+    --------
+    >>> from glmcore import ElasticNet
+    >>> ElasticNet(0.1, 0.9)
+    ElasticNet(0.1, 0.9)
+    """
+
+    strength: PyTree = eqx.field(default=1.0, converter=as_strength)
+    ratio: PyTree = eqx.field(default=0.5, converter=as_strength)
+    smooth = False
+
+    def __repr__(self) -> str:
+        return show(self)
+
+    def _parts(self, coef: PyTree) -> tuple[PyTree, PyTree]:
+        strength, ratio = per_entry(self.strength, coef), per_entry(self.ratio, coef)
+        l1 = jax.tree.map(jnp.multiply, strength, ratio)
+        return l1, jax.tree.map(lambda s, r: s * (1 - r), strength, ratio)
+
+    def value(self, coef: PyTree) -> Float[Array, ""]:
+        return tree_sum(lambda w, a, b: a * jnp.abs(w) + b * w * w / 2, coef, *self._parts(coef))
+
+    def prox(self, coef: PyTree, step: Any) -> PyTree:
+        def shrink(v, a, b, t):
+            return _shrink(v, t * a) / (1 + t * b)
+
+        return jax.tree.map(shrink, coef, *self._parts(coef), per_entry(step, coef))
+
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
+        def subgradient(w, g, a, b):
+            return _l1_subgradient(w, g + b * w, a)
+
+        return jax.tree.map(subgradient, coef, gradient, *self._parts(coef))
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
+
+    def curvature(self, coef: PyTree) -> PyTree:
+        return self._parts(coef)[1]
+
+    def level(self, coef: PyTree) -> PyTree:
+        def shift(w, ratio):
+            return w - _l1_level(w, ratio[..., :1] / (1 - ratio[..., :1]))
+
+        if differs_by_class((self.strength, self.ratio)):
+            return coef
+        return jax.tree.map(shift, coef, per_entry(self.ratio, coef))
+
+    def check(self, coef: PyTree) -> None:
+        check_strength(self, coef)
+        check_fits(self, "ratio", self.ratio, coef)
+        if is_concrete(self.ratio):
+            for ratio in map(np.asarray, jax.tree.leaves(self.ratio)):
+                if not np.all((ratio > 0) & (ratio <= 1)):
+                    raise ValueError(f"ElasticNet: ratio must be in (0, 1], found {abbreviate(ratio)}")
+
+
+def _shrink(v: Array, threshold: Array) -> Array:
+    return v - jnp.clip(v, -threshold, threshold)
+
+
+def _l1_subgradient(w: Array, gradient: Array, strength: Array) -> Array:
+    return jnp.where(w == 0, _shrink(gradient, strength), gradient + strength * jnp.sign(w))
+
+
+def _l1_level(coef: Array, l1_per_l2: Any) -> Array:
+    r"""The u that minimises :math:`\sum_k l_1 |w_k - u| + \tfrac12 l_2 (w_k - u)^2` in each row.
+
+    It is the median of the K entries and the K + 1 zeros that the derivative has where j of
+    them are below u (Li & Osher, 2009).  For l2 = 0 the latter are infinite but for the mean
+    in the middle (K even): of all medians the one nearest to the mean.
+    """
+    n_classes = coef.shape[-1]
+    mean = jnp.mean(coef, axis=-1, keepdims=True)
+    excess = (n_classes - 2 * np.arange(n_classes + 1)) / n_classes
+    excess = jnp.asarray(excess.reshape((1,) * (coef.ndim - 1) + (-1,)), coef.dtype)
+    zeros = jnp.where(excess == 0, mean, mean + l1_per_l2 * excess)
+    candidates = jnp.sort(jnp.concatenate([coef, zeros], axis=-1), axis=-1)
+    return candidates[..., n_classes, None]

@@ -1,0 +1,102 @@
+"""Strengths: numbers, arrays or pytrees that fit the coefficients."""
+
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from glmcore.penalties.base import AbstractPenalty
+from glmcore.tree import is_concrete
+
+
+def as_strength(strength: PyTree) -> PyTree:
+    # NumPy scalars, not Python floats, which a jit would bake into the program; float64, so
+    # that nothing is lost before the dtype of the data is known.
+    def convert(leaf):
+        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype=np.float64)
+
+    return jax.tree.map(convert, strength)
+
+
+def per_entry(strength: PyTree, coef: PyTree) -> PyTree:
+    """One strength a leaf of ``coef``, in its dtype and broadcast to its shape."""
+    if jax.tree.structure(strength) != jax.tree.structure(coef):
+        strength = jax.tree.map(lambda _: strength, coef)
+    return jax.tree.map(
+        lambda s, w: jnp.broadcast_to(jnp.asarray(s).astype(w.dtype), w.shape), strength, coef
+    )
+
+
+def differs_by_class(strength: PyTree) -> bool:
+    return any(np.ndim(s) > 0 and np.shape(s)[-1] > 1 for s in jax.tree.leaves(strength))
+
+
+def shift_classes(shift, coef: PyTree, strength: PyTree) -> PyTree:
+    """Apply ``shift`` unless strengths that differ between classes fix the level."""
+    return coef if differs_by_class(strength) else jax.tree.map(shift, coef)
+
+
+def without_class_mean(coef: Array) -> Array:
+    return coef - jnp.mean(coef, axis=-1, keepdims=True)
+
+
+def check_strength(penalty: AbstractPenalty, coef: PyTree) -> None:
+    check_values(type(penalty).__name__, penalty.strength)
+    check_fits(penalty, "strength", penalty.strength, coef)
+
+
+def check_values(name: str, strength: PyTree) -> None:
+    if not is_concrete(strength):
+        return
+    for leaf in map(np.asarray, jax.tree.leaves(strength)):
+        if not np.all(np.isfinite(leaf) & (leaf >= 0)):
+            raise ValueError(
+                f"{name}: strength must be finite and not negative, found {abbreviate(leaf)}"
+            )
+
+
+def check_fits(penalty: AbstractPenalty, field: str, strength: PyTree, coef: PyTree) -> None:
+    name = f"{type(penalty).__name__}: {field}"
+    leaves = jax.tree.leaves(strength)
+    if jax.tree.structure(strength) != jax.tree.structure(coef):
+        if len(leaves) != 1 or jax.tree.structure(strength) != jax.tree.structure(0):
+            raise ValueError(
+                f"{name} must be one number or array, or mirror the features "
+                f"{jax.tree.structure(coef)}; found {jax.tree.structure(strength)}"
+            )
+        leaves = leaves * len(jax.tree.leaves(coef))
+    for leaf, w in zip(leaves, jax.tree.leaves(coef)):
+        try:
+            fits = np.broadcast_shapes(np.shape(leaf), w.shape) == w.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{name} of shape {np.shape(leaf)} does not broadcast to coef of shape {w.shape}"
+            )
+
+
+def abbreviate(values: np.ndarray) -> str:
+    return np.array2string(np.asarray(values), threshold=8, edgeitems=3)
+
+
+def show(penalty: AbstractPenalty) -> str:
+    """``Ridge()`` with the default fields, ``Ridge(0.1)`` with others."""
+    shown, changed = [], 0
+    for position, field in enumerate(dataclasses.fields(penalty), start=1):
+        value = getattr(penalty, field.name)
+        shown.append(_show_value(value))
+        if shown[-1] != _show_value(getattr(type(penalty)(), field.name)):
+            changed = position
+    return f"{type(penalty).__name__}({', '.join(shown[:changed])})"
+
+
+def _show_value(value: Any) -> str:
+    if isinstance(value, (np.ndarray, jax.Array)) and is_concrete(value):
+        return repr(value.item()) if value.ndim == 0 else f"array{value.shape}"
+    return eqx.tree_pformat(value)
