@@ -105,7 +105,8 @@ def save(
     path = file.with_suffix(path)
     writer = _Writer(codecs, functions)
     try:
-        documents = {"header": file.to_document(file.new_header()), "content": file.to_document(writer.node(content, ()))}
+        node = writer.node(content, ())
+        documents = {"header": file.to_document(file.new_header()), "content": file.to_document(node)}
     except RecursionError as error:
         raise ValueError("content is nested too deeply or contains itself") from error
     file.write_atomically(path, {**documents, **writer.arrays})

@@ -10,31 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 
 import glmcore
-from glmcore_sklearn import labels, names, persistence
+from glmcore_sklearn import batches, labels, names, persistence, reports
 from glmcore_sklearn.configuration import ConfiguredGLM
 from glmcore_sklearn.inputs import (
-    Features,
     check_features,
-    check_lengths,
     check_params,
     check_same_features,
-    check_sample_weight,
     sample_dtype,
 )
 
 _SCORES = ("log-likelihood", "pseudo-r2-McFadden", "pseudo-r2-Cohen")
-
-
-class _Batch(NamedTuple):
-    """Checked data of a call: features, class indices, weights, and the rows in use."""
-
-    features: Features
-    y: np.ndarray
-    weight: np.ndarray
-    n_used: int
 
 
 class StepResult(NamedTuple):
@@ -196,7 +184,6 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         with self._unchanged_on_error():
             batch = self._first_batch(X, y, sample_weight, keep_classes=False)
             model, solver = self._model(), self._solver()
-            self._warn_of_unused_strength()
             if init_params is not None:
                 n_classes = len(self.classes_)
                 init_params = check_params(init_params, batch.features.X, n_classes)
@@ -210,7 +197,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 sample_weight=batch.weight,
                 callback=names.make_callback(vars(self)["solver_kwargs"]),
             )
-            self._report(result, solver, batch)
+            reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
+            reports.report(result, solver, batch, self.classes_)
             self._store(model, result.params, result.state, batch)
             self.dof_resid_ = int(self.dof_resid_)
             self.n_iter_ = int(result.n_iter)
@@ -485,35 +473,17 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     def _first_batch(self, X, y, sample_weight, keep_classes):
         """Checked data of a call that may set the classes."""
         self._solver()  # names are checked before data
-        features = check_features(X)
-        found = labels.as_labels(y)
-        check_lengths(_n_rows(features.X), len(found))
+        features, found = batches.read(X, y)
         if not (keep_classes and self.classes_ is not None):
             self._classes = self._infer_classes(found)
-            left = found if features.used is None else found[features.used]
-            lost = sorted(set(self.classes_.tolist()) - set(left.tolist()), key=str)
-            if lost:
-                raise ValueError(f"every row of X of the classes {lost} holds a NaN: no row is left")
-        return self._encoded(features, found, sample_weight)
+            batches.check_no_class_lost(features, found, self._classes)
+        return batches.encode(features, found, self.classes_, sample_weight)
 
     def _batch(self, method, X, y, sample_weight=None):
         """Checked data of a call that needs classes."""
         self._check_classes(method)
-        features = check_features(X)
-        found = labels.as_labels(y)
-        check_lengths(_n_rows(features.X), len(found))
-        return self._encoded(features, found, sample_weight)
-
-    def _encoded(self, features, found, sample_weight):
-        y = labels.encode(found, self.classes_)
-        weight = check_sample_weight(sample_weight, len(y))
-        if weight is None:
-            weight = np.ones(len(y), sample_dtype())
-        if features.used is not None:
-            weight = np.where(features.used, weight, 0)
-            if not weight.any():
-                raise ValueError("sample_weight is zero for every row of X without NaN")
-        return _Batch(features, y, weight, int(np.count_nonzero(weight)))
+        features, found = batches.read(X, y)
+        return batches.encode(features, found, self.classes_, sample_weight)
 
     def _check_classes(self, method):
         if self.classes_ is None:
@@ -566,33 +536,6 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         else:
             vars(self).pop("feature_names_in_", None)
 
-    def _warn_of_unused_strength(self):
-        strength = vars(self)["regularizer_strength"]
-        if strength is not None and isinstance(self.regularizer, glmcore.UnRegularized):
-            warnings.warn(
-                f"regularizer_strength={strength} is not used: the regularizer is UnRegularized",
-                stacklevel=3,
-            )
-
-    def _report(self, result, solver, batch):
-        """Turn the status of a fit into an error or a warning."""
-        status = glmcore.status_name(result.status)
-        if status == "nonfinite":
-            raise ValueError(
-                f"{type(solver).__name__}: {glmcore.Status[result.status]} after {int(result.n_iter)} "
-                "steps; look for huge values in X or init_params, or a custom "
-                "inverse_link_function that gives NaN"
-            )
-        if status == "missing_class":
-            seen = np.bincount(batch.y[batch.weight > 0], minlength=len(self.classes_))
-            warnings.warn(
-                f"the weights of the classes {self.classes_[seen == 0].tolist()} are all zero: "
-                "they are left out",
-                stacklevel=3,
-            )
-        elif status != "converged":
-            warnings.warn(_not_converged(result, solver, status), ConvergenceWarning, stacklevel=3)
-
     @contextlib.contextmanager
     def _unchanged_on_error(self):
         before = vars(self).copy()
@@ -637,30 +580,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         return (result.params.coef, result.params.intercept), result.state, result
 
 
-def _n_rows(X):
-    return jax.tree.leaves(X)[0].shape[0]
-
-
 def _only_weight(sample_weight=None):
     return sample_weight
-
-
-_ADVICE = {
-    "out_of_steps": "raise maxiter or tol in solver_kwargs",
-    "stalled": "enable x64 in JAX, or raise tol in solver_kwargs",
-    "far_from_zero": "subtract the mean of the features, or enable x64 in JAX",
-    "separable": 'use a penalty, such as regularizer="Ridge"',
-}
-
-
-def _not_converged(result, solver, status):
-    """What happened, how far the fit came, and what to change."""
-    tol = glmcore.default_tol(result.objective.dtype) if solver.tol is None else float(solver.tol)
-    return (
-        f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: "
-        f"{glmcore.Status[result.status]}. Optimality residual {float(result.optimality):.1e}, "
-        f"tol {tol:.1e}. To change that, {_ADVICE[status]}."
-    )
 
 
 # Compiled once per types and shapes, for all estimators
