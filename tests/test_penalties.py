@@ -274,7 +274,7 @@ def test_prox_is_firmly_non_expansive_and_optimal(name, u, v, step):
     left = twin.least_subgradient(pu, (pu - u) / step)
     assert np.max(np.abs(left)) < 1e-9 * (1 + np.abs(u).max() / step)
     # No other point is better.
-    cost = lambda w: 0.5 * np.sum((w - u) ** 2) + step * twin.value(w)  # noqa: E731
+    cost = lambda w: 0.5 * np.sum((w - u) ** 2) + step * twin.value(w)
     assert cost(pu) <= cost(pv) * (1 + 1e-12) + 1e-12
 
 
