@@ -29,7 +29,10 @@ def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, An
     dtype = jnp.result_type(*leaves, jnp.float32)
     y = jnp.asarray(y) if not hasattr(y, "dtype") else y
     _check_labels(y, n, model.observations.n_outputs)
-    weight = np.ones(n, dtype) if sample_weight is None else _weight(sample_weight, n, dtype)
+    weight = np.ones(n, dtype)
+    if sample_weight is not None:
+        weight = _weight(sample_weight, n, dtype)
+        X = _without_idle_rows(X, weight)
     return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
 
 
@@ -39,7 +42,8 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"y must hold integer class indices, found dtype {y.dtype}")
     if is_concrete(y):
-        low, high = int(y.min()), int(y.max())
+        values = np.asarray(y)  # inside a jit even constants would be traced by y.min()
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= n_classes:
             raise ValueError(
                 f"y must hold class indices from 0 to {n_classes - 1}, found {low} to {high}"
@@ -55,6 +59,16 @@ def _weight(sample_weight: Any, n: int, dtype: Any) -> Any:
         if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() == 0:
             raise ValueError("sample_weight must be finite, not negative and not all zero")
     return array.astype(dtype)
+
+
+def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:
+    """Zeros in rows of weight 0 that hold NaN or infinity, which would spread in a product."""
+    if not is_concrete((X, weight)):
+        return X
+    idle = np.asarray(weight) == 0
+    if not idle.any() or all(np.isfinite(np.asarray(x)[idle]).all() for x in jax.tree.leaves(X)):
+        return X
+    return jax.tree.map(lambda x: np.where(idle[:, None], 0, np.asarray(x)), X)
 
 
 def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:

@@ -11,7 +11,7 @@ evaluated at ``coef``, on the user's own scale: the change of coordinates moves 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
@@ -45,37 +45,35 @@ class Coordinates(eqx.Module):
         penalty: AbstractPenalty,
         n_outputs: int,
         fit_intercept: bool,
-    ) -> "Coordinates":
-        """Centre and scale of ``X`` under ``weight``, as far as ``penalty`` allows."""
+    ) -> tuple["Coordinates", Float[Array, "n p"]]:
+        """Centre and scale of ``X`` under ``weight``, as far as ``penalty`` allows, and the
+        centred features."""
         leaves, structure = jax.tree.flatten(X)
         widths = tuple(leaf.shape[1] for leaf in leaves)
-        matrix = _used(stack_columns(X), weight)
-        share = (weight / jnp.sum(weight))[:, None]
-        centre = jnp.zeros(matrix.shape[1], matrix.dtype)
+        matrix, share = stack_columns(X), (weight / jnp.sum(weight))[:, None]
         if fit_intercept:
-            # Twice: the mean of what is left after the first corrects its rounding error.
             centre = jnp.sum(share * matrix, axis=0)
-            centre = centre + jnp.sum(share * (matrix - centre[None, :]), axis=0)
-        variance = jnp.sum(share * jnp.square(matrix - centre[None, :]), axis=0)
-        # A constant feature, seen through the rounding of its mean.
-        constant = variance <= jnp.square(2 * jnp.finfo(matrix.dtype).eps * centre)
-        deviation = jnp.where(constant, 0, jnp.sqrt(variance))
+        else:
+            centre = jnp.zeros(matrix.shape[1], matrix.dtype)
+        features = matrix - centre[None, :]
+        moment = jnp.einsum("np,np->p", features, share * features)
+        # The rounding error of the mean is not variance.
+        variance = moment - fit_intercept * jnp.square(jnp.sum(share * features, axis=0))
+        constant = _constant(features, weight, variance, moment)
+        deviation = jnp.where(constant, 0, jnp.sqrt(jnp.maximum(variance, 0)))
         scale = jnp.where(constant, 1, 1 / jnp.where(constant, 1, deviation))
         scale = jnp.broadcast_to(scale[:, None], (scale.shape[0], n_outputs))
-        return cls(
-            centre=centre,
-            scale=_allowed_scale(penalty, scale, structure, widths),
-            deviation=deviation,
-            structure=structure,
-            widths=widths,
-        )
+        scale = _allowed_scale(penalty, scale, structure, widths)
+        return cls(centre, scale, deviation, structure, widths), features
 
-    def features(
-        self, X: PyTree[Float[Array, "n _"]], weight: Float[Array, " n"]
-    ) -> Float[Array, "n p"]:
-        """Centred features in one matrix; constant ones and rows without weight are 0."""
-        centred = stack_columns(X) - self.centre[None, :]
-        return _used(jnp.where(self.deviation[None, :] > 0, centred, 0), weight)
+    def features(self, X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
+        """Centred features in one matrix."""
+        return stack_columns(X) - self.centre[None, :]
+
+    @property
+    def varying_scale(self) -> Float[Array, "p K"]:
+        """The scale, 0 for constant features: in sums over rows they play no part."""
+        return jnp.where(self.deviation[:, None] > 0, self.scale, 0)
 
     def split(self, coef: Float[Array, "p K"]) -> PyTree[Float[Array, "_ K"]]:
         """Cut a matrix into the leaves that the user's features have."""
@@ -104,9 +102,22 @@ class Coordinates(eqx.Module):
         return GLMParams(coef / self.scale, params.intercept + self.centre @ coef)
 
 
-def _used(matrix: Float[Array, "n p"], weight: Float[Array, " n"]) -> Float[Array, "n p"]:
-    # Selected, not multiplied: a row without weight may hold anything, NaN included.
-    return jnp.where((weight > 0)[:, None], matrix, 0)
+def _constant(
+    features: Float[Array, "n p"],
+    weight: Float[Array, " n"],
+    variance: Float[Array, " p"],
+    moment: Float[Array, " p"],
+) -> Bool[Array, " p"]:
+    """Which features do not vary over the rows with weight."""
+    suspect = variance <= 64 * jnp.finfo(moment.dtype).eps * moment
+
+    def look_closer(suspect):
+        used = (weight > 0)[:, None]
+        low = jnp.min(jnp.where(used, features, jnp.inf), axis=0)
+        high = jnp.max(jnp.where(used, features, -jnp.inf), axis=0)
+        return suspect & (low == high)
+
+    return jax.lax.cond(jnp.any(suspect), look_closer, lambda suspect: suspect, suspect)
 
 
 def _allowed_scale(

@@ -17,7 +17,7 @@ def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
     coordinates, present = problem.coordinates, problem.present
     coef = params.coef
     if isinstance(problem.penalty, UnRegularized):
-        coef = _without_null_space(coordinates, problem.X, coef)
+        coef = _without_null_space(problem, coef)
     user = coordinates.to_user(GLMParams(problem.level(coef), params.intercept))
     if not problem.shift_invariant:
         return user
@@ -31,45 +31,45 @@ def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
     return GLMParams(user.coef, intercept)
 
 
-def feature_rank(coordinates: Coordinates, features: Float[Array, "n p"]) -> Int[Array, ""]:
-    """Rank of centred features, each scaled to unit variance."""
-    values, _ = _singular(coordinates, features)
-    return jnp.sum(_nonzero(values, features.shape)).astype(int)
+def feature_rank(
+    coordinates: Coordinates, features: Float[Array, "n p"], weight: Float[Array, " n"]
+) -> Int[Array, ""]:
+    """Rank of the rows with weight of centred features, each scaled to unit variance."""
+    nonzero, _ = _row_space(coordinates, features, weight)
+    return jnp.sum(nonzero).astype(int)
 
 
-def _singular(
-    coordinates: Coordinates, features: Float[Array, "n p"]
-) -> tuple[Float[Array, " m"], Float[Array, "m p"]]:
+def _row_space(
+    coordinates: Coordinates, features: Float[Array, "n p"], weight: Float[Array, " n"]
+) -> tuple[Bool[Array, " m"], Float[Array, "p p"]]:
+    """Right singular vectors, as rows, and which of the first m of them span the row space."""
     deviation = coordinates.deviation
-    scaled = features / jnp.where(deviation > 0, deviation, 1)[None, :]
-    triangle = jnp.linalg.qr(scaled, mode="r")  # p x p at most: the SVD never sees n rows
-    _, values, rows = jnp.linalg.svd(triangle, full_matrices=False)
-    return values, rows
+    scaled = features * jnp.where(deviation > 0, 1 / deviation, 0)[None, :]
+    scaled = jnp.where((weight > 0)[:, None], scaled, 0)
+    triangle = jnp.linalg.qr(scaled, mode="r")  # the SVD never sees n rows
+    _, values, rows = jnp.linalg.svd(triangle, full_matrices=True)
+    eps = jnp.finfo(values.dtype).eps
+    return values > values[0] * max(features.shape) * eps, rows
 
 
-def _nonzero(values: Float[Array, " m"], shape: tuple[int, ...]) -> Bool[Array, " m"]:
-    return values > values[0] * max(shape) * jnp.finfo(values.dtype).eps
-
-
-def _without_null_space(
-    coordinates: Coordinates, features: Float[Array, "n p"], coef: Float[Array, "p K"]
-) -> Float[Array, "p K"]:
+def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
     """Project coefficients, on the user's scale, onto the row space of the features."""
-    deviation = coordinates.deviation
-    unit = jnp.where(deviation > 0, deviation, 1)
-    values, rows = _singular(coordinates, features)
-    row_space = jnp.where(_nonzero(values, features.shape)[:, None], rows, 0)
-    user = coordinates.scale * coef
+    coordinates = problem.coordinates
+    nonzero, rows = _row_space(coordinates, problem.X, problem.weight)
+    rank, p = jnp.sum(nonzero), coef.shape[0]
+    unit = jnp.where(coordinates.deviation > 0, coordinates.deviation, 1)
 
     def project(user):
         # A null direction of the scaled features, divided by their deviations, is one of the
-        # features themselves; coef minus its projection on these has the least norm.
-        null = jnp.eye(unit.size, dtype=unit.dtype) - row_space.T @ row_space
-        null = null / unit[:, None]
-        null = null / jnp.maximum(jnp.linalg.norm(null, axis=0), 1e-30)[None, :]
-        left, size, _ = jnp.linalg.svd(null, full_matrices=False)
-        basis = jnp.where((size > 1e-3 * size[0])[None, :], left, 0)
-        return user - basis @ (basis.T @ user)
+        # features themselves.  Last singular vectors first, so that these lead the QR.
+        is_null = (jnp.arange(p) >= rank)[::-1][None, :]
+        null = jnp.where(is_null, rows[::-1].T / unit[:, None], 0)
+        length = jnp.linalg.norm(null, axis=0)
+        null = null / jnp.where(length > 0, length, 1)[None, :]
+        basis = jnp.where(is_null, jnp.linalg.qr(null)[0], 0)
+        for _ in range(2):  # the second time removes what rounding left
+            user = user - basis @ (basis.T @ user)
+        return user
 
-    deficient = jnp.sum(_nonzero(values, features.shape)) < unit.size
-    return jax.lax.cond(deficient, project, lambda user: user, user) / coordinates.scale
+    user = coordinates.scale * coef
+    return jax.lax.cond(rank < p, project, lambda user: user, user) / coordinates.scale

@@ -62,14 +62,12 @@ class GLM(eqx.Module):
         self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """Weighted mean negative log-likelihood of labels y (n,), without the penalty."""
-        nll = self.observations.negative_log_likelihood(
-            self.linear_predictor(params, X), y, self.inverse_link
-        )
         if sample_weight is None:
-            return jnp.mean(nll)
-        weight = jnp.asarray(sample_weight, nll.dtype)
-        # A row without weight may hold anything, NaN included.
-        return jnp.sum(jnp.where(weight > 0, weight * nll, 0)) / jnp.sum(weight)
+            return jnp.mean(self._nll(params, X, y))
+        weight = jnp.asarray(sample_weight)
+        nll = self._nll(params, _without_idle_rows(X, weight), y)
+        weight = weight.astype(nll.dtype)
+        return jnp.sum(weight * nll) / jnp.sum(weight)
 
     def objective(
         self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
@@ -121,10 +119,10 @@ class GLM(eqx.Module):
         if isinstance(self.penalty, UnRegularized):
             n = jax.tree.leaves(X)[0].shape[0]
             weight = _weights(sample_weight, n, leaves[0].dtype)
-            coordinates = Coordinates.measure(
+            coordinates, features = Coordinates.measure(
                 X, weight, self.penalty, free + 1, self.fit_intercept
             )
-            used = free * feature_rank(coordinates, coordinates.features(X, weight))
+            used = free * feature_rank(coordinates, features, weight)
         elif self.penalty.smooth:
             used = free * sum(leaf.shape[0] for leaf in leaves)
         else:
@@ -132,14 +130,25 @@ class GLM(eqx.Module):
             used = sum(jnp.sum(jnp.minimum(count, free)) for count in counts)
         return jnp.asarray(used + free * self.fit_intercept)
 
-    def _problem(self, X: PyTree, y: Array, sample_weight: Any) -> Problem:
+    def _nll(self, params: GLMParams, X: PyTree, y: Any) -> Float[Array, " n"]:
+        eta = self.linear_predictor(params, X)
+        return self.observations.negative_log_likelihood(eta, jnp.asarray(y), self.inverse_link)
+
+    def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
         first = jax.tree.leaves(X)[0]
         weight = _weights(sample_weight, first.shape[0], jnp.result_type(first, jnp.float32))
-        coordinates = Coordinates.measure(
+        if sample_weight is not None:
+            X = _without_idle_rows(X, weight)
+        coordinates, features = Coordinates.measure(
             X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
         )
-        return Problem.of(self, X, y, weight, coordinates)
+        return Problem.of(self, features, jnp.asarray(y), weight, coordinates)
 
 
 def _weights(sample_weight: Optional[Any], n: int, dtype: Any) -> Float[Array, " n"]:
     return jnp.ones(n, dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
+
+
+def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:
+    # A row without weight may hold anything, NaN included, and has no gradient either.
+    return jax.tree.map(lambda x: jnp.where((weight > 0)[:, None], x, 0), X)

@@ -5,8 +5,9 @@ methods of :class:`AbstractObservations`.
 """
 
 import abc
+import functools
 from collections.abc import Callable
-from typing import Optional
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -20,8 +21,10 @@ InverseLink = Optional[Callable]
 class AbstractObservations(eqx.Module):
     """The conditional distribution of a sample given its linear predictor ``eta``.
 
-    Every method works on samples along the leading axes and returns one number a sample (or
-    one a sample and output): weights and sums come later.
+    Every method returns one number a sample (or one a sample and class): weights and sums come
+    later.  The class axis of ``eta`` is the last one, but for what a solver calls in its inner
+    loop, ``value_and_residual`` and ``divergence``: there it is the first, since K long rows
+    vectorise on a CPU and n short ones do not.
     """
 
     @property
@@ -60,6 +63,12 @@ class AbstractObservations(eqx.Module):
         """Draw one outcome a sample."""
 
 
+def _as_count(n: Any) -> int:
+    if int(n) != n:
+        raise ValueError(f"n_classes must be a whole number, found {n!r}")
+    return int(n)
+
+
 class Categorical(AbstractObservations):
     r"""Labels ``0 .. K-1`` with the log-probabilities ``log_softmax(eta)``.
 
@@ -80,7 +89,7 @@ class Categorical(AbstractObservations):
     Array([1.0986], dtype=float32)
     """
 
-    n_classes: int = eqx.field(static=True, converter=int)
+    n_classes: int = eqx.field(static=True, converter=_as_count)
 
     def __check_init__(self):
         if self.n_classes < 2:
@@ -102,44 +111,54 @@ class Categorical(AbstractObservations):
         self, eta: Float[Array, "*n K"], y: Int[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
         if is_log_softmax(inverse_link):
-            return jax.nn.logsumexp(eta, axis=-1) - self._pick(eta, y)
+            # The label's predictor first: of large numbers the differences are exact.
+            return jax.nn.logsumexp(eta - self._pick(eta, y)[..., None], axis=-1)
         return -self._pick(inverse_link(eta), y)
 
     def value_and_residual(
-        self, eta: Float[Array, "*n K"], y: Int[Array, "*n"], inverse_link: InverseLink = None
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n K"]]:
+        self, eta: Float[Array, "K *n"], y: Int[Array, "*n"], inverse_link: InverseLink = None
+    ) -> tuple[Float[Array, "*n"], Float[Array, "K *n"]]:
         if not is_log_softmax(inverse_link):
             value, pullback = jax.vjp(
-                lambda e: self.negative_log_likelihood(e, y, inverse_link), eta
+                lambda e: self.negative_log_likelihood(jnp.moveaxis(e, 0, -1), y, inverse_link),
+                eta,
             )
             return value, pullback(jnp.ones_like(value))[0]
         # Written out, not differentiated: one exponential serves the value and the derivative.
-        top = jnp.max(eta, axis=-1, keepdims=True)
-        exp = jnp.exp(eta - top)
-        total = jnp.sum(exp, axis=-1, keepdims=True)
-        value = (jnp.log(total) + top)[..., 0] - self._pick(eta, y)
-        return value, exp / total - self._is_label(y)
+        is_label = self._is_label(y, axis=0)
+        top = _over_classes(jnp.maximum, jnp.max, eta)
+        exp = jnp.exp(eta - top[None])
+        total = _over_classes(jnp.add, jnp.sum, exp)
+        own = _over_classes(jnp.add, jnp.sum, jnp.where(is_label, eta, 0))
+        return jnp.log(total) + (top - own), exp / total[None] - is_label
 
     def divergence(
         self,
-        change: Float[Array, "*n K"],
-        eta: Float[Array, "*n K"],
+        change: Float[Array, "K *n"],
+        eta: Float[Array, "K *n"],
         y: Int[Array, "*n"],
         inverse_link: InverseLink = None,
     ) -> Float[Array, "*n"]:
         if not is_log_softmax(inverse_link):
             value, residual = self.value_and_residual(eta, y, inverse_link)
-            moved = self.negative_log_likelihood(eta + change, y, inverse_link)
-            return moved - value - jnp.sum(residual * change, axis=-1)
+            moved = jnp.moveaxis(eta + change, 0, -1)
+            moved = self.negative_log_likelihood(moved, y, inverse_link)
+            return moved - value - jnp.sum(residual * change, axis=0)
         # log E exp(z) for the centred change z, without the cancellation that the difference
         # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
-        proba = jax.nn.softmax(eta)
-        z = change - jnp.sum(proba * change, axis=-1, keepdims=True)
+        exp = jnp.exp(eta - _over_classes(jnp.maximum, jnp.max, eta)[None])
+        proba = exp / _over_classes(jnp.add, jnp.sum, exp)[None]
+        z = change - _over_classes(jnp.add, jnp.sum, proba * change)[None]
+        # Beyond `far` the exponential would overflow in a sum; there nothing cancels.
+        far = _over_classes(jnp.maximum, jnp.max, z)
+        shift = jnp.where(far > 1, far, 0)
         small = jnp.abs(z) < 0.1
         s = jnp.where(small, z, 0)
         series = s * s * (1 / 2 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s / 720))))
-        excess = jnp.where(small, series, jnp.expm1(z) - z)
-        return jnp.log1p(jnp.sum(proba * excess, axis=-1))
+        excess = jnp.where(small, series, jnp.expm1(jnp.minimum(z, 1)) - jnp.minimum(z, 1))
+        near = jnp.log1p(_over_classes(jnp.add, jnp.sum, proba * excess))
+        sums = _over_classes(jnp.add, jnp.sum, proba * jnp.exp(z - shift[None]))
+        return jnp.where(far > 1, shift + jnp.log(sums), near)
 
     def frequencies(
         self, y: Int[Array, " n"], weight: Float[Array, " n"]
@@ -162,14 +181,28 @@ class Categorical(AbstractObservations):
     ) -> Int[Array, "*n"]:
         return jax.random.categorical(key, log_proba)
 
-    def _is_label(self, y: Int[Array, "*n"]) -> Bool[Array, "*n K"]:
+    def _is_label(self, y: Int[Array, "*n"], axis: int = -1) -> Bool[Array, "..."]:
         # A comparison fuses into its consumer: no one-hot matrix is stored, and on a CPU it
         # vectorises where a gather (and the scatter that is its transpose) does not.
         classes = jnp.arange(self.n_classes, dtype=y.dtype)
-        return y[..., None] == classes.reshape((1,) * y.ndim + (-1,))
+        others = tuple(range(y.ndim)) if axis == -1 else tuple(range(1, y.ndim + 1))
+        return jnp.expand_dims(y, axis) == jnp.expand_dims(classes, others)
 
     def _pick(self, values: Float[Array, "*n K"], y: Int[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.sum(jnp.where(self._is_label(y), values, 0), axis=-1)
+
+
+#: Classes up to which a sum over the class axis is written out.
+_UNROLLED_CLASSES = 32
+
+
+def _over_classes(
+    pairwise: Callable, along_axis: Callable, values: Float[Array, "K *n"]
+) -> Float[Array, "*n"]:
+    """Reduce the first axis; written out, it fuses with what is around it and vectorises."""
+    if values.shape[0] <= _UNROLLED_CLASSES:
+        return functools.reduce(pairwise, list(values))
+    return along_axis(values, axis=0)
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

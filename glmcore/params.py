@@ -35,7 +35,7 @@ class GLMParams(eqx.Module):
     """
 
     coef: PyTree[Float[Array | np.ndarray, "..."]]
-    intercept: Float[Array | np.ndarray, " K"]
+    intercept: Float[Array | np.ndarray, "..."]
 
     def __iter__(self) -> Iterator:
         return iter((self.coef, self.intercept))

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import Coordinates
 from glmcore.observations import AbstractObservations, InverseLink, is_log_softmax
@@ -41,20 +41,20 @@ class Problem(eqx.Module):
     def of(
         cls,
         model,
-        X: PyTree,
-        y: Array,
-        weight: Array,
+        features: Float[Array, "n p"],
+        y: Int[Array, " n"],
+        weight: Float[Array, " n"],
         coordinates: Coordinates,
         may_lack_classes: bool = False,
     ) -> "Problem":
-        """The problem of fitting ``model`` to data seen in ``coordinates``.
+        """The problem of fitting ``model`` to features centred by ``coordinates``.
 
         A class without weight is left out, unless these are rows of a batch that may lack it.
         """
         weight = weight / jnp.sum(weight)
         present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
         return cls(
-            X=coordinates.features(X, weight),
+            X=features,
             y=y,
             weight=weight,
             present=present,
@@ -67,27 +67,26 @@ class Problem(eqx.Module):
 
     # The loss, through the linear predictor
 
-    def predictor(self, params: GLMParams) -> Float[Array, "n K"]:
+    def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
         """The linear predictor, linear in ``params``: a sum of steps is a sum of predictors."""
-        return self.X @ (self.coordinates.scale * params.coef) + params.intercept[None, :]
+        product = self.X @ (self.coordinates.varying_scale * params.coef)
+        # The barrier keeps XLA from turning the transpose into a product in a slow layout.
+        return jax.lax.optimization_barrier(product).T + params.intercept[:, None]
 
-    def loss(self, eta: Float[Array, "n K"]) -> Float[Array, ""]:
-        nll = self.observations.negative_log_likelihood(
-            self._without_absent(eta), self.y, self.inverse_link
-        )
-        return self._mean(nll)
+    def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
+        return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
 
     def loss_and_residual(
-        self, eta: Float[Array, "n K"]
-    ) -> tuple[Float[Array, ""], Float[Array, "n K"]]:
+        self, eta: Float[Array, "K n"]
+    ) -> tuple[Float[Array, ""], Float[Array, "K n"]]:
         """The loss and its derivative in every entry of the linear predictor."""
         nll, residual = self.observations.value_and_residual(
             self._without_absent(eta), self.y, self.inverse_link
         )
-        return self._mean(nll), self.weight[:, None] * residual
+        return self._mean(nll), self.weight[None, :] * residual
 
     def divergence(
-        self, change: Float[Array, "n K"], eta: Float[Array, "n K"]
+        self, change: Float[Array, "K n"], eta: Float[Array, "K n"]
     ) -> Float[Array, ""]:
         """By how much the loss at ``eta + change`` exceeds its tangent at ``eta``."""
         excess = self.observations.divergence(
@@ -95,12 +94,12 @@ class Problem(eqx.Module):
         )
         return self._mean(excess)
 
-    def gradient(self, residual: Float[Array, "n K"]) -> GLMParams:
+    def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
         """Gradient of the loss in ``params`` from that in the linear predictor."""
-        coef = jnp.einsum("nk,np->kp", residual, self.X).T * self.coordinates.scale
+        coef = jnp.einsum("kn,np->kp", residual, self.X).T * self.coordinates.varying_scale
         if not self.fit_intercept:
-            return GLMParams(coef, jnp.zeros_like(residual[0]))
-        return GLMParams(coef, jnp.sum(residual, axis=0))
+            return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
+        return GLMParams(coef, jnp.sum(residual, axis=1))
 
     # The penalty, on the user's scale
 
@@ -204,8 +203,8 @@ class Problem(eqx.Module):
 
     def null_optimality(self) -> Float[Array, ""]:
         """Gradient norm of the loss at the null model: the yardstick of ``tol``."""
-        eta = jnp.broadcast_to(self.null_params().intercept, (*self.y.shape, self.present.size))
-        _, residual = self.loss_and_residual(eta)
+        # Written like any other: where a fit starts at the null model, XLA computes it once.
+        _, residual = self.loss_and_residual(self.predictor(self.null_params()))
         return tree_norm(self.gradient(residual))
 
     def separable(self, params: GLMParams) -> Bool[Array, ""]:
@@ -216,15 +215,14 @@ class Problem(eqx.Module):
         samples of the class than on any other sample.
         """
         eta = self._without_absent(self.predictor(params))
-        used = (self.weight > 0)[:, None]
+        used = (self.weight > 0)[None, :]
         classes = jnp.arange(self.present.size, dtype=self.y.dtype)
-        own = (self.y[:, None] == classes[None, :]) & used
-        best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=1, keepdims=True)
+        own = (self.y[None, :] == classes[:, None]) & used
+        best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=0, keepdims=True)
         all_right = jnp.min(jnp.where(own, eta - best_other, jnp.inf)) > 0
-        level = jnp.mean(eta, axis=1, keepdims=True, where=self.present[None, :])
-        centred = eta - level
-        inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=0)
-        outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=0)
+        centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
+        inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=1)
+        outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=1)
         apart = inside > outside
         if not self.fit_intercept:
             apart &= (inside > 0) & (outside < 0)
@@ -235,8 +233,8 @@ class Problem(eqx.Module):
         """Whether adding a constant to all classes leaves the probabilities as they are."""
         return is_log_softmax(self.inverse_link)
 
-    def _without_absent(self, eta: Float[Array, "n K"]) -> Float[Array, "n K"]:
-        return eta + jnp.where(self.present, 0, _ABSENT).astype(eta.dtype)[None, :]
+    def _without_absent(self, eta: Float[Array, "K n"]) -> Float[Array, "K n"]:
+        return eta + jnp.where(self.present, 0, _ABSENT).astype(eta.dtype)[:, None]
 
     def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
         return jnp.sum(jnp.where(self.weight > 0, self.weight * per_sample, 0))

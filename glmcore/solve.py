@@ -38,8 +38,10 @@ class SolverState(eqx.Module):
     n_iter : int array
         Steps taken so far.
     objective, optimality : float array
-        Objective after the last step and its optimality residual, relative to the gradient at
-        the null model of the data that the state was initialised with.
+        Objective after the last step and its optimality residual, relative to ``yardstick``.
+    yardstick : float array
+        Gradient norm at the null model of the data that the state was initialised with, or the
+        rounding level of a gradient divided by ``tol`` where that is larger.
     algorithm : str
         Name of the solver whose state this is.
     """
@@ -49,7 +51,7 @@ class SolverState(eqx.Module):
     n_iter: Int[Array, ""]
     objective: Float[Array, ""]
     optimality: Float[Array, ""]
-    null_optimality: Float[Array, ""]
+    yardstick: Float[Array, ""]
     algorithm: str = eqx.field(static=True)
 
 
@@ -132,7 +134,8 @@ def fit(
     init_params : GLMParams, optional
         Where to start; default the null model.
     sample_weight : array of shape (n,), optional
-        Weights of the rows, not negative; rows of weight 0 may hold anything.
+        Weights of the rows, not negative.  Rows of weight 0 may hold NaN, but not where X or
+        the weights are traced.
     callback : callable, optional
         Called with a :class:`FitProgress` about ten times a second and once at the end.  The
         compiled program holds no trace of it.
@@ -245,14 +248,18 @@ class _Task(eqx.Module):
 
     problem: Problem
     solver: AbstractSolver
-    null_optimality: Float[Array, ""]
+    yardstick: Float[Array, ""]
+
+    @property
+    def tol(self) -> Float[Array, ""]:
+        """The tolerance, but not below the rounding level of the dtype."""
+        dtype = self.problem.weight.dtype
+        return jnp.maximum(self.solver.tol, 4 * jnp.finfo(dtype).eps)
 
     def status(self, run: "_Run") -> Status:
         """Why the run ends here, or ``running``."""
-        progress, tol = run.cache.progress, self._tol(run)
-        # Gradients are means of products of order one: this much of them is rounding.
-        rounding = jnp.finfo(tol.dtype).eps * np.sqrt(sum(leaf.size for leaf in jax.tree.leaves(run.params)))
-        arrived = progress.optimality <= jnp.maximum(tol * self.null_optimality, rounding)
+        progress, tol = run.cache.progress, self.tol
+        arrived = progress.optimality <= tol * self.yardstick
         arrived &= progress.gap <= _GAP_PER_TOL * tol * jnp.abs(progress.objective)
         finite = jnp.isfinite(progress.objective) & jnp.isfinite(progress.optimality)
         status = Status.running
@@ -272,16 +279,12 @@ class _Task(eqx.Module):
         _, cut = problem.coordinates.intercept_to_user(run.params)
         # The loss bends by at most 1/2 in the linear predictor.
         harm = jnp.sum(jnp.square(cut)) / 4
-        unheld = harm > self._tol(run) * jnp.abs(run.cache.progress.objective)
+        unheld = harm > self.tol * jnp.abs(run.cache.progress.objective)
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         if isinstance(problem.penalty, UnRegularized):
             return Status.where(problem.separable(run.params), Status.separable, status)
         return status
-
-    def _tol(self, run: "_Run") -> Float[Array, ""]:
-        # Nothing below the rounding level of the dtype can be asked for.
-        return jnp.maximum(self.solver.tol, 4 * jnp.finfo(run.params.intercept.dtype).eps)
 
     def _vanished(self, progress: Progress) -> Bool[Array, ""]:
         # A likelihood of one, to rounding: no finite coefficients have it.
@@ -301,15 +304,14 @@ class _Run(eqx.Module):
 
 def _start(model, X, y, weight, init_params, solver) -> tuple[_Task, _Run]:
     model, solver = _in_dtype((model, solver), weight.dtype)
-    coordinates = _measure(model, X, weight)
-    problem = Problem.of(model, X, y, weight, coordinates)
+    problem = _problem(model, X, y, weight, may_lack_classes=False)
     params = problem.null_params()
     if init_params is not None:
-        params = coordinates.from_user(init_params)
+        params = problem.coordinates.from_user(init_params)
         params = GLMParams(jnp.where(problem.present[None, :], params.coef, 0), params.intercept)
     state = solver.init(problem, params)
     cache = solver.evaluate(problem, params, state)
-    task = _Task(problem, solver, problem.null_optimality())
+    task = _Task(problem, solver, _yardstick(problem, solver))
     return task, _Run(params, state, cache, jnp.zeros((), jnp.int32))
 
 
@@ -345,22 +347,32 @@ def _finish(task: _Task, run: _Run) -> FitResult:
 
 def _solver_state(task: _Task, run: _Run) -> SolverState:
     progress = run.cache.progress
-    tiny = jnp.finfo(task.null_optimality.dtype).tiny
     return SolverState(
         coordinates=task.problem.coordinates,
         solver=run.state,
         n_iter=run.n_iter,
         objective=progress.objective,
-        # The null model is optimal where no feature varies: 0 then, not 0 / 0.
-        optimality=progress.optimality / jnp.maximum(task.null_optimality, tiny),
-        null_optimality=task.null_optimality,
+        optimality=progress.optimality / task.yardstick,
+        yardstick=task.yardstick,
         algorithm=type(task.solver).__name__,
     )
 
 
-def _measure(model: GLM, X: PyTree, weight: Array) -> Coordinates:
+def _yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
+    """What optimality residuals are relative to: the null model's, unless ``tol`` of that is
+    less than the rounding error of a gradient, a mean of products of order one."""
+    null = problem.null_optimality()
+    n_params = problem.coordinates.scale.size + problem.present.size
+    rounding = jnp.finfo(null.dtype).eps * np.sqrt(n_params)
+    return jnp.maximum(null, rounding / jnp.maximum(solver.tol, jnp.finfo(null.dtype).eps))
+
+
+def _problem(model: GLM, X: PyTree, y: Array, weight: Array, may_lack_classes: bool) -> Problem:
     n_outputs = model.observations.n_outputs
-    return Coordinates.measure(X, weight, model.penalty, n_outputs, model.fit_intercept)
+    coordinates, features = Coordinates.measure(
+        X, weight, model.penalty, n_outputs, model.fit_intercept
+    )
+    return Problem.of(model, features, y, weight, coordinates, may_lack_classes)
 
 
 def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
@@ -385,7 +397,7 @@ _jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(_finish)
 @eqx.filter_jit
 def _jit_advance(task: _Task, run: _Run, until: Int[Array, ""]) -> tuple[_Run, Status, Array]:
     run = _advance(task, run, until)
-    return run, task.status(run), run.cache.progress.optimality / task.null_optimality
+    return run, task.status(run), run.cache.progress.optimality / task.yardstick
 
 
 def _fit_with_callback(model, X, y, weight, init_params, solver, callback) -> FitResult:
@@ -419,12 +431,11 @@ def _fit_with_callback(model, X, y, weight, init_params, solver, callback) -> Fi
 @eqx.filter_jit
 def _init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = _in_dtype((model, solver), weight.dtype)
-    coordinates = _measure(model, X, weight)
-    problem = Problem.of(model, X, y, weight, coordinates, may_lack_classes=True)
-    params = coordinates.from_user(params)
+    problem = _problem(model, X, y, weight, may_lack_classes=True)
+    params = problem.coordinates.from_user(params)
     state = solver.init(problem, params)
     cache = solver.evaluate(problem, params, state)
-    task = _Task(problem, solver, problem.null_optimality())
+    task = _Task(problem, solver, _yardstick(problem, solver))
     return _solver_state(task, _Run(params, state, cache, jnp.zeros((), jnp.int32)))
 
 
@@ -432,10 +443,11 @@ def _init_state(model, params, X, y, weight, solver) -> SolverState:
 def _update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, SolverState]:
     model, solver = _in_dtype((model, solver), weight.dtype)
     coordinates = state.coordinates
-    problem = Problem.of(model, X, y, weight, coordinates, may_lack_classes=True)
+    features = coordinates.features(X)
+    problem = Problem.of(model, features, y, weight, coordinates, may_lack_classes=True)
     params = coordinates.from_user(params)
     cache = solver.evaluate(problem, params, state.solver)
     moved = solver.step(problem, params, state.solver, cache)
     run = _Run(*moved, state.n_iter + 1)
-    task = _Task(problem, solver, state.null_optimality)
+    task = _Task(problem, solver, state.yardstick)
     return coordinates.to_user(run.params), _solver_state(task, run)

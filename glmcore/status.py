@@ -8,7 +8,8 @@ import numpy as np
 class Status(eqx.Enumeration):
     """How a fit ended; ``Status[status]`` is the message of a member.
 
-    A member is data: a fit returns one from inside ``jit``, and one a lane from ``vmap``.
+    A member is data: a fit returns one from inside ``jit``, and a batch of them from ``vmap``,
+    of which ``jax.tree.map(lambda s: s[lane], status)`` is one.
 
     Examples
     --------

@@ -22,7 +22,7 @@ from glmcore_sklearn import ClassesNotSetError, ClassifierGLM, SolverSpec, StepR
 X, Y = small()  # 60 rows, 4 features, 3 classes: one shape, so that programs are shared
 N, P, K = 60, 4, 3
 S = 0.05
-FITTED = "coef_ intercept_ n_iter_ solver_state_ scale_ dof_resid_ n_features_in_ status_".split()
+FITTED = ["coef_", "intercept_", "n_iter_", "solver_state_", "scale_", "dof_resid_", "n_features_in_", "status_"]
 TIGHT = {"tol": 1e-12, "maxiter": 5000}
 
 
@@ -840,7 +840,7 @@ STRENGTHS = {
 @pytest.mark.parametrize("regularizer, strength, twin", STRENGTHS.values(), ids=STRENGTHS)
 def test_strengths(regularizer, strength, twin, x64):
     model = new(regularizer=regularizer, regularizer_strength=strength, solver_kwargs={"tol": 1e-10}).fit(X, Y)
-    coef, intercept, best = oracle.reference_fit(twin, X, Y, K)
+    coef, intercept, _ = oracle.reference_fit(twin, X, Y, K)
     # A flat level of the sparse penalties is settled by the least norm on both sides.
     assert relative_error(model.coef_, coef) < 1e-7
     assert relative_error(model.intercept_, intercept) < 1e-7

@@ -333,7 +333,7 @@ def test_a_state_of_another_solver_is_refused(fitted, state):
 
 
 def test_classes_that_are_not_set_and_not_all_there():
-    call = lambda m: m.initialize_optimizer_and_state(PARAMS, X, LACKING)  # noqa: E731
+    call = lambda m: m.initialize_optimizer_and_state(PARAMS, X, LACKING)
     raises_and_leaves(new(), ValueError, r"Found 2 classes in y \(0, 1\), expected n_classes=3", call)
 
 

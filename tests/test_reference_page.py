@@ -240,10 +240,7 @@ def test_repr_takes_no_argument():
     assert isinstance(ClassifierGLM().__repr__(), str)
 
 
-PROPERTIES = (
-    "classes_ inverse_link_function n_classes observation_model optimizer_init_state optimizer_run optimizer_update "
-    "regularizer regularizer_strength solver solver_kwargs solver_name solver_spec"
-).split()
+PROPERTIES = ["classes_", "inverse_link_function", "n_classes", "observation_model", "optimizer_init_state", "optimizer_run", "optimizer_update", "regularizer", "regularizer_strength", "solver", "solver_kwargs", "solver_name", "solver_spec"]
 
 
 @pytest.mark.parametrize("name", PROPERTIES)

@@ -24,7 +24,7 @@ N, P, K = 60, 4, 3
 MASK = np.zeros((2, P, K), int)
 MASK[0, :2] = MASK[1, 2:] = 1
 TREE = {"a": X[:, :2], "b": (X[:, 2:3], X[:, 3:])}
-FITTED = "coef_ intercept_ n_iter_ scale_ dof_resid_ n_features_in_".split()
+FITTED = ["coef_", "intercept_", "n_iter_", "scale_", "dof_resid_", "n_features_in_"]
 
 
 def new(**kwargs):
@@ -393,7 +393,7 @@ def rewrite(saved, folder, edit):
 
     def change(text):
         tree = json.loads(text)
-        edit(dict((key, pair) for pair in tree["dict"] for key in [pair[0]]))
+        edit({pair[0]: pair for pair in tree["dict"]})
         return json.dumps(tree)
 
     return altered(saved, folder, change)

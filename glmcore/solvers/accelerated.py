@@ -39,8 +39,8 @@ class AcceleratedState(eqx.Module):
 class AcceleratedCache(eqx.Module):
     """Linear predictors of the current and the previous point on these rows."""
 
-    eta: Float[Array, "n K"]
-    previous_eta: Float[Array, "n K"]
+    eta: Float[Array, "K n"]
+    previous_eta: Float[Array, "K n"]
     best: Float[Array, ""]
     since_best: Int[Array, ""]
     progress: Progress
@@ -136,7 +136,7 @@ class AbstractAccelerated(AbstractSolver):
         self,
         problem: Problem,
         ahead: GLMParams,
-        eta_ahead: Float[Array, "n K"],
+        eta_ahead: Float[Array, "K n"],
         gradient: GLMParams,
         stepsize: Float[Array, ""],
     ) -> "_Trial":
@@ -173,6 +173,6 @@ class AbstractAccelerated(AbstractSolver):
 class _Trial(eqx.Module):
     stepsize: Float[Array, ""]
     params: GLMParams
-    eta: Float[Array, "n K"]
+    eta: Float[Array, "K n"]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]

@@ -46,7 +46,7 @@ class AbstractMemory(eqx.Module):
 class DescentCache(eqx.Module):
     """Linear predictor, gradient of the objective and the next direction on these rows."""
 
-    eta: Float[Array, "n K"]
+    eta: Float[Array, "K n"]
     gradient: GLMParams
     direction: GLMParams
     slope: Float[Array, ""]
@@ -97,7 +97,7 @@ class AbstractDescent(AbstractSolver):
 
 def _cache(
     state: AbstractMemory,
-    eta: Float[Array, "n K"],
+    eta: Float[Array, "K n"],
     objective: Float[Array, ""],
     gradient: GLMParams,
     failures: Int[Array, ""],
@@ -109,7 +109,7 @@ def _cache(
     return DescentCache(eta, gradient, direction, slope, failures, progress)
 
 
-def _gradient(problem: Problem, params: GLMParams, residual: Float[Array, "n K"]) -> GLMParams:
+def _gradient(problem: Problem, params: GLMParams, residual: Float[Array, "K n"]) -> GLMParams:
     loss = problem.gradient(residual)
     return GLMParams(loss.coef + problem.penalty_gradient(params.coef), loss.intercept)
 
@@ -131,7 +131,7 @@ class _Trial(eqx.Module):
     low_slope: Float[Array, ""]
     high: Float[Array, ""]
     objective: Float[Array, ""]
-    residual: Float[Array, "n K"]
+    residual: Float[Array, "K n"]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]
 
@@ -140,7 +140,7 @@ def _line_search(
     problem: Problem,
     params: GLMParams,
     cache: DescentCache,
-    change: Float[Array, "n K"],
+    change: Float[Array, "K n"],
     slope_left: float,
 ) -> _Trial:
     """Strong Wolfe conditions, the first up to the rounding error of the objective."""

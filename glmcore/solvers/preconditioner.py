@@ -36,7 +36,7 @@ class Preconditioner(eqx.Module):
             return cls(None, diagonal, loss)
         # Every stride-th row: rows are often sorted by class.
         stride = max(1, n // max(_GRAM_ROWS, 8 * p))
-        scale = jnp.mean(problem.coordinates.scale, axis=1)
+        scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
         rows = problem.X[::stride] * scale[None, :]
         weight = problem.weight[::stride]
         gram = (rows * weight[:, None]).T @ rows / jnp.sum(weight)
