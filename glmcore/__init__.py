@@ -32,7 +32,7 @@ from glmcore.solvers import (
     ProximalGradient,
     default_tol,
 )
-from glmcore.status import Status, status_name
+from glmcore.status import Status, status_name, status_named
 
 __all__ = [
     "BFGS",
@@ -64,5 +64,6 @@ __all__ = [
     "log_likelihood",
     "null_log_likelihood",
     "status_name",
+    "status_named",
     "update",
 ]

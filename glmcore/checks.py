@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.tree import is_concrete
@@ -99,3 +100,19 @@ def check_penalty(model, X: PyTree) -> None:
         model.penalty.check(
             jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], n_classes), x.dtype), X)
         )
+
+
+def check_same_features(coordinates: Coordinates, X: PyTree) -> None:
+    """Features other than those that a state was initialised with are refused."""
+    leaves, structure = jax.tree.flatten(X)
+    widths = tuple(leaf.shape[1] for leaf in leaves)
+    if structure != coordinates.structure or widths != coordinates.widths:
+        raise ValueError(
+            "X must have the features that the state was initialised with, "
+            f"{_features(coordinates.structure, coordinates.widths)}; "
+            f"found {_features(structure, widths)}"
+        )
+
+
+def _features(structure: Any, widths: tuple[int, ...]) -> str:
+    return f"{jax.tree.unflatten(structure, widths)} features"

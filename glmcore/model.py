@@ -137,8 +137,7 @@ class GLM(eqx.Module):
     def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
         first = jax.tree.leaves(X)[0]
         weight = _weights(sample_weight, first.shape[0], jnp.result_type(first, jnp.float32))
-        if sample_weight is not None:
-            X = _without_idle_rows(X, weight)
+        X = _without_idle_rows(X, weight)
         coordinates, features = Coordinates.measure(
             X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
         )

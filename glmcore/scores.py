@@ -1,7 +1,6 @@
 """Log-likelihoods and pseudo-R²."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
@@ -30,15 +29,15 @@ def log_likelihood(
 
 
 @eqx.filter_jit
-def null_log_likelihood(model: GLM, X: PyTree, y: Int[Array | np.ndarray, " n"]) -> Float[Array, " n"]:
+def null_log_likelihood(
+    model: GLM, y: Int[Array | np.ndarray, " n"], weight: Float[Array | np.ndarray, " n"]
+) -> Float[Array, " n"]:
     """Log-likelihood of each sample under the proportions of the classes in ``y`` itself.
 
-    ``X`` decides the dtype only.  In a mean over samples this is the best that a model without
-    features can do: 1 - mean(log_likelihood) / mean(null_log_likelihood) is McFadden's
-    pseudo-R² (1974), and Cohen's as well, since the log-likelihood of the saturated
+    ``weight`` (n,) holds the weights of the samples.  In a weighted mean this is the best that a
+    model without features can do: 1 - mean(log_likelihood) / mean(null_log_likelihood) is
+    McFadden's pseudo-R² (1974), and Cohen's as well, since the log-likelihood of the saturated
     categorical model is 0.
     """
-    first = jax.tree.leaves(X)[0]
-    weight = jnp.ones(first.shape[0], first.dtype)
-    log = jnp.log(model.observations.frequencies(jnp.asarray(y), weight))
-    return log[jnp.asarray(y)]
+    y = jnp.asarray(y)
+    return jnp.log(model.observations.frequencies(y, jnp.asarray(weight)))[y]

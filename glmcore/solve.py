@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from glmcore.checks import check_data, check_params, check_penalty
+from glmcore.checks import check_data, check_params, check_penalty, check_same_features
 from glmcore.coordinates import Coordinates
 from glmcore.least_norm import least_norm_params
 from glmcore.model import GLM
@@ -227,6 +227,7 @@ def update(
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
         )
+    check_same_features(state.coordinates, X)
     return _update(model, params, state, X, y, weight, solver)
 
 

@@ -60,3 +60,17 @@ def status_name(status: Status) -> str:
     """
     (index,) = jax.tree.leaves(status)
     return _NAMES[int(np.asarray(index))]
+
+
+def status_named(name: str) -> Status:
+    """The member of a name, or a ValueError.
+
+    Examples
+    --------
+    >>> from glmcore import Status, status_named
+    >>> Status[status_named("converged")]
+    'converged'
+    """
+    if name not in _NAMES:
+        raise ValueError(f"unknown status {name!r}; known are {', '.join(_NAMES)}")
+    return getattr(Status, name)

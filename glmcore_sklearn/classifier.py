@@ -1,7 +1,7 @@
 """The estimator that looks like the reference and computes with ``glmcore``."""
 
 import contextlib
-import functools
+import numbers
 import warnings
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ import glmcore
 from glmcore_sklearn import batches, labels, names, persistence, reports
 from glmcore_sklearn.configuration import ConfiguredGLM
 from glmcore_sklearn.inputs import (
+    check_coef,
     check_features,
     check_params,
     check_same_features,
-    sample_dtype,
 )
 
 _SCORES = ("log-likelihood", "pseudo-r2-McFadden", "pseudo-r2-Cohen")
@@ -226,7 +226,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             If y holds a label that is not in ``classes_``.
         """
         batch = self._batch("initialize_params", X, y)
-        params = _initialize(self._model(), batch.features.X, batch.y, batch.weight)
+        params = _initialize(self._predictor(), batch.features.X, batch.y, batch.weight)
         return params.coef, params.intercept
 
     def initialize_optimizer_and_state(self, init_params, X, y):
@@ -284,6 +284,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             If y holds a label that is not in ``classes_``; nothing changes then.
         """
         weight = kwargs.pop("sample_weight", None)
+        if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples > 0):
+            raise ValueError(f"n_samples must be a positive integer or None, found {n_samples!r}")
         if args or kwargs:
             extra = [*map(repr, args), *kwargs]
             raise TypeError(
@@ -305,6 +307,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             sample_weight=batch.weight,
         )
         self._store(model, params, state, batch, n_samples)
+        self.n_iter_, self.status_ = state.n_iter, glmcore.Status.running
         return StepResult((params.coef, params.intercept), state)
 
     # What a model says
@@ -327,8 +330,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         ValueError
             If X holds NaN or infinity or differs from the features of the fit.
         """
-        features = self._features_of_fitted("predict", X, nan="raise")
-        index = _predict(self._model(), self._params(), features.X)
+        features, params = self._fitted("predict", X, nan="raise")
+        index = _predict(self._predictor(), params, features.X)
         return labels.decode(np.asarray(index), self.classes_)
 
     def predict_proba(self, X, return_type="log-proba"):
@@ -348,11 +351,19 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             raise ValueError(
                 f"return_type must be 'log-proba' or 'proba', found {return_type!r}"
             )
-        features = self._features_of_fitted("predict_proba", X, nan="keep")
-        log_proba = _log_proba(self._model(), self._params(), features.X)
+        features, params = self._fitted("predict_proba", X, nan="keep")
+        log_proba = _log_proba(self._predictor(), params, features.X)
         return log_proba if return_type == "log-proba" else jnp.exp(log_proba)
 
-    def score(self, X, y, score_type="log-likelihood", aggregate_sample_scores=jnp.mean):
+    def score(
+        self,
+        X,
+        y,
+        score_type="log-likelihood",
+        aggregate_sample_scores=jnp.mean,
+        *,
+        sample_weight=None,
+    ):
         """Mean log-likelihood of y, or a pseudo-R².
 
         Parameters
@@ -365,6 +376,9 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             coincide, since the log-likelihood of the saturated model is 0.
         aggregate_sample_scores : callable, default jnp.mean
             Turns the log-likelihoods of the samples into one number.
+        sample_weight : array-like of shape (n_samples,), optional
+            Log-likelihoods are multiplied by their weight relative to the mean weight, so that
+            their mean is the weighted one.
 
         Returns
         -------
@@ -378,16 +392,17 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 f"aggregate_sample_scores must be callable, found {aggregate_sample_scores!r}"
             )
         self._check_fitted("score")
-        batch = self._batch("score", X, y)
-        self._check_same_features(batch.features)
-        X, y, used = batch.features.X, batch.y, batch.features.used
-        if used is not None:
-            X, y = jax.tree.map(lambda x: x[used], X), y[used]
-        model = self._model()
-        score = aggregate_sample_scores(glmcore.log_likelihood(model, self._params(), X, y))
+        batch = self._batch("score", X, y, sample_weight)
+        params = self._params_for(batch.features)
+        X, y, weight = batch.features.X, batch.y, batch.weight
+        if batch.features.used is not None:
+            X, y, weight = jax.tree.map(lambda x: x[batch.features.used], (X, y, weight))
+        model, relative = self._predictor(), weight / weight.mean()
+        sample_scores = relative * glmcore.log_likelihood(model, params, X, y)
+        score = aggregate_sample_scores(sample_scores)
         if score_type == "log-likelihood":
             return score
-        null = aggregate_sample_scores(glmcore.null_log_likelihood(model, X, y))
+        null = aggregate_sample_scores(relative * glmcore.null_log_likelihood(model, y, weight))
         if null == 0:
             warnings.warn(
                 f"{score_type} is not defined: y holds one class only, so the log-likelihood of "
@@ -418,7 +433,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             params, batch.features.X, len(self.classes_), argument="params"
         )
         params = glmcore.GLMParams(coef, intercept)
-        return _loss(self._model(), params, batch.features.X, batch.y, batch.weight)
+        return _loss(self._predictor(), params, batch.features.X, batch.y, batch.weight)
 
     def simulate(self, random_key, feedforward_input):
         """Draw a label for each row of the features.
@@ -435,8 +450,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         log_prob : array of shape (n_samples,)
             Log-probability of each drawn label.
         """
-        features = self._features_of_fitted("simulate", feedforward_input, nan="raise")
-        index, log_prob = _simulate(self._model(), random_key, self._params(), features.X)
+        features, params = self._fitted("simulate", feedforward_input, nan="raise")
+        index, log_prob = _simulate(self._predictor(), random_key, params, features.X)
         return labels.decode(np.asarray(index), self.classes_), log_prob
 
     # Persistence and scikit-learn
@@ -465,10 +480,6 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         classes = labels.infer_classes(found)
         labels.check_class_count(classes, labels.check_n_classes(vars(self)["n_classes"]))
         return classes
-
-    def _params(self):
-        cast = functools.partial(jnp.asarray, dtype=sample_dtype())
-        return glmcore.GLMParams(jax.tree.map(cast, self.coef_), cast(self.intercept_))
 
     def _first_batch(self, X, y, sample_weight, keep_classes):
         """Checked data of a call that may set the classes."""
@@ -500,16 +511,21 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 f"set ``coef_`` and ``intercept_``, before calling ``{method}``"
             )
 
-    def _features_of_fitted(self, method, X, nan):
+    def _fitted(self, method, X, nan):
+        """Checked features and parameters of a call that needs both."""
         self._check_fitted(method)
         features = check_features(X, nan=nan)
-        self._check_same_features(features)
-        return features
+        return features, self._params_for(features)
 
-    def _check_same_features(self, features):
-        fitted = jax.tree.map(lambda coef: jnp.shape(coef)[0], self.coef_)
+    def _params_for(self, features):
+        """The parameters, which may have been set by hand, if the features are theirs."""
+        coef = check_coef(self.coef_)
+        fitted = jax.tree.map(lambda leaf: leaf.shape[0], coef)
         fitted_names = vars(self).get("feature_names_in_")
         check_same_features(features, fitted, fitted_names, estimator=type(self).__name__)
+        n_classes = len(self.classes_)
+        pair = check_params((coef, self.intercept_), features.X, n_classes, argument=None)
+        return glmcore.GLMParams(*pair)
 
     def _init_state(self, params, batch):
         params = check_params(params, batch.features.X, len(self.classes_))

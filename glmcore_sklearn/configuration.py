@@ -1,7 +1,8 @@
 """What an estimator was told: the arguments of its constructor, and what they stand for."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +27,12 @@ class _Parameter:
 
     def __set__(self, instance: Any, value: Any) -> None:
         vars(instance)[self._name] = value
+
+
+class _Named(NamedTuple):
+    """A link of the library, in a pickle."""
+
+    name: str
 
 
 class ConfiguredGLM(BaseEstimator):
@@ -129,17 +136,33 @@ class ConfiguredGLM(BaseEstimator):
                 vars(other)[name] = vars(self)[name]
         return other
 
-    def _model(self):
-        given = vars(self)
-        link = given["inverse_link_function"]
+    def __getstate__(self):
+        # The functions of JAX are jitted, and those cannot be pickled.
+        state = super().__getstate__()
+        link = state["inverse_link_function"]
+        name = next((name for name, known in names.LINKS.items() if known is link), None)
+        return state if name is None else {**state, "inverse_link_function": _Named(name)}
+
+    def __setstate__(self, state):
+        link = state["inverse_link_function"]
+        if isinstance(link, _Named):
+            state = {**state, "inverse_link_function": names.LINKS[link.name]}
+        super().__setstate__(state)
+
+    def _predictor(self):
+        """The model without its penalty, which predictions need no program for."""
+        link = vars(self)["inverse_link_function"]
         if link is not None and not callable(link):
             raise TypeError(f"inverse_link_function must be callable, found {link!r}")
-        penalty = names.with_strength(self.regularizer, given["regularizer_strength"])
         return glmcore.GLM(
             glmcore.Categorical(len(self.classes_)),
-            penalty,
-            None if link is jax.nn.log_softmax else link,
+            inverse_link=None if link is jax.nn.log_softmax else link,
         )
+
+    def _model(self):
+        strength = vars(self)["regularizer_strength"]
+        penalty = names.with_strength(self.regularizer, strength)
+        return dataclasses.replace(self._predictor(), penalty=penalty)
 
     def _solver(self):
         return names.make_solver(self.solver, vars(self)["solver_kwargs"])

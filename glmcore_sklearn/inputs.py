@@ -96,6 +96,21 @@ def check_features(X, *, argument="X", nan="drop"):
     return Features(structure.unflatten(cast), None, used)
 
 
+def check_coef(coef):
+    """Coefficients, which may have been set by hand, as 2-D arrays in the sample dtype.
+
+    Examples
+    --------
+    >>> check_coef([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    paths, given, structure = _flatten(coef, "coef_")
+    leaves = [_cast(_as_real_array(leaf, path)) for leaf, path in zip(given, paths)]
+    for leaf, path in zip(leaves, paths):
+        _check_matrix_shape(leaf.shape, path)
+    return leaves[0] if structure is None else structure.unflatten(leaves)
+
+
 def _is_pytree(X):
     """Whether X is a container of features and not itself an array-like."""
     if isinstance(X, (list, tuple)):
@@ -408,8 +423,8 @@ def check_params(params, X, n_classes, *, argument="init_params", values=True):
     X : array of shape (n_samples, n_features), or a pytree of such arrays
         From `check_features`.
     n_classes : int
-    argument : str
-        The name of the argument in messages.
+    argument : str or None
+        The name of the argument in messages; None for the attributes ``coef_`` and ``intercept_`` of an estimator.
     values : bool
         False looks at shapes only, and so does not wait for the device.
 
@@ -431,7 +446,10 @@ def check_params(params, X, n_classes, *, argument="init_params", values=True):
     """
     coef, intercept = _as_pair(params, argument)
     pairs, structure = jax.tree_util.tree_flatten_with_path(X)
-    names = [f"coef{keystr(path)} of {argument}" for path, _ in pairs] + [f"intercept of {argument}"]
+    if argument is None:
+        names = [f"coef_{keystr(path)}" for path, _ in pairs] + ["intercept_"]
+    else:
+        names = [f"coef{keystr(path)} of {argument}" for path, _ in pairs] + [f"intercept of {argument}"]
     shapes = [(leaf.shape[1], n_classes) for _, leaf in pairs] + [(n_classes,)]
     leaves = [*_match_structure(coef, structure, argument), intercept]
     leaves = [_cast(_as_real_array(leaf, name)) for leaf, name in zip(leaves, names)]

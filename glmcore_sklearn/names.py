@@ -30,6 +30,8 @@ SOLVERS = {
         glmcore.ProximalGradient,
     )
 }
+#: Links that are written to a file or a pickle by name.
+LINKS = {"jax.nn.log_softmax": jax.nn.log_softmax}
 #: Entries of solver_kwargs that are for the fit and not for the solver.
 _FIT_KWARGS = ("verbose", "callback")
 

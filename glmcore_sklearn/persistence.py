@@ -4,14 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import glmcore
 from glmcore_sklearn import archive
-from glmcore_sklearn.names import PENALTIES
+from glmcore_sklearn.names import LINKS, PENALTIES
 
-#: Functions that need no mapping when a model is loaded.
-_FUNCTIONS = {"jax.nn.log_softmax": jax.nn.log_softmax, "jax.nn.log_sigmoid": jax.nn.log_sigmoid}
 #: What a fit leaves behind, but for the state of the solver, which is of no use to another one.
 _FITTED = (
     "coef_",
@@ -41,7 +37,7 @@ def save_model(model: Any, filename: str | Path) -> Path:
         "classes": model.classes_,
         "fitted": fitted,
     }
-    return archive.save(filename, content, _CODECS, _FUNCTIONS)
+    return archive.save(filename, content, _CODECS, LINKS)
 
 
 def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = None) -> Any:
@@ -80,7 +76,7 @@ def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = No
     ...     load_model(f"{folder}/model.npz").predict(X)
     array(['a', 'a', 'b', 'b'], dtype='<U1')
     """
-    content = archive.load(filename, mapping_dict, _CODECS, _FUNCTIONS)
+    content = archive.load(filename, mapping_dict, _CODECS, LINKS)
     try:
         return _rebuild(content)
     except Exception as error:
@@ -103,7 +99,7 @@ def _rebuild(content: dict) -> Any:
     if unknown:
         raise ValueError(f"it holds attributes that are not known: {sorted(unknown)}")
     if "status_" in fitted:
-        fitted["status_"] = getattr(glmcore.Status, fitted["status_"])
+        fitted["status_"] = glmcore.status_named(fitted["status_"])
     vars(model).update(fitted)
     return model
 

@@ -217,6 +217,8 @@ SIGNATURES = {
 #: What we add, always by keyword and always optional.
 ADDED = {
     "fit": {"sample_weight"},
+    "score": {"sample_weight"},
+    "set_score_request": {"sample_weight"},
     "set_fit_request": {"sample_weight"},
     "__repr__": {"N_CHAR_MAX"},
 }

@@ -240,7 +240,7 @@ def test_score_metadata_is_routed(routing):
 
 
 def test_weights_are_routed_through_a_search(routing):
-    model = new().set_fit_request(sample_weight=True)
+    model = new().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
     grid = {"regularizer_strength": [0.01, 0.1]}
     search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X, Y, sample_weight=WEIGHT)
     best = search.best_params_["regularizer_strength"]
@@ -254,7 +254,7 @@ def test_requests_exist_without_routing_switched_on():
     requests = ClassifierGLM().get_metadata_routing()
     assert requests.fit.requests == {"init_params": None, "sample_weight": None}
     assert requests.predict_proba.requests == {"return_type": None}
-    assert requests.score.requests == {"score_type": None, "aggregate_sample_scores": None}
+    assert requests.score.requests == {"score_type": None, "aggregate_sample_scores": None, "sample_weight": None}
     assert requests.predict.requests == {}
 
 
