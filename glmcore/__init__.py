@@ -2,6 +2,7 @@
 
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
+from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import (
     AbstractPenalty,
@@ -63,6 +64,7 @@ __all__ = [
     "init_state",
     "log_likelihood",
     "null_log_likelihood",
+    "pad_rows",
     "status_name",
     "status_named",
     "update",

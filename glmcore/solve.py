@@ -14,6 +14,7 @@ from glmcore.checks import check_data, check_params, check_penalty, check_same_f
 from glmcore.coordinates import Coordinates
 from glmcore.least_norm import least_norm_params
 from glmcore.model import GLM
+from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -119,7 +120,8 @@ def fit(
     """Minimise the objective of ``model``.
 
     Compiled once per types, dtypes and shapes: other data, weights, strengths, tolerances or
-    iteration limits run the same program.  Works under ``jax.jit`` and ``jax.vmap``.
+    iteration limits run the same program, and so do other numbers of rows up to the next
+    bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets.
 
     Parameters
     ----------
@@ -170,6 +172,7 @@ def fit(
     if init_params is not None:
         init_params = check_params(model, init_params, X)
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
+    X, y, weight = pad_rows(X, y, weight)
     if callback is None:
         return _fit(model, X, y, weight, init_params, solver)
     if not is_concrete((model, X, y, weight, init_params, solver)):
@@ -218,7 +221,7 @@ def update(
     """One step of the solver on this batch; the objective is batch mean plus penalty.
 
     ``params`` stay on the user's scale.  The batch may lack classes and may have any number of
-    rows (a new number compiles once more).  Parameters and errors are those of :func:`fit`,
+    rows (compiled once a bucket, see :func:`pad_rows`).  Parameters and errors are those of :func:`fit`,
     an example is in :func:`init_state`.
     """
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
@@ -238,7 +241,7 @@ def _checked(model, params, X, y, solver, sample_weight):
     check_penalty(model, X)
     params = check_params(model, params, X)
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
-    return model, params, X, y, weight, solver
+    return model, params, *pad_rows(X, y, weight), solver
 
 
 # The compiled programs: one jit boundary a public verb, all made of the same pieces

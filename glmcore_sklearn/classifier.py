@@ -226,7 +226,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             If y holds a label that is not in ``classes_``.
         """
         batch = self._batch("initialize_params", X, y)
-        params = _initialize(self._predictor(), batch.features.X, batch.y, batch.weight)
+        padded = glmcore.pad_rows(batch.features.X, batch.y, batch.weight)
+        params = _initialize(self._predictor(), *padded)
         return params.coef, params.intercept
 
     def initialize_optimizer_and_state(self, init_params, X, y):
@@ -331,8 +332,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             If X holds NaN or infinity or differs from the features of the fit.
         """
         features, params = self._fitted("predict", X, nan="raise")
-        index = _predict(self._predictor(), params, features.X)
-        return labels.decode(np.asarray(index), self.classes_)
+        index = _predict(self._predictor(), params, *glmcore.pad_rows(features.X))
+        return labels.decode(_first_rows(index, features.X), self.classes_)
 
     def predict_proba(self, X, return_type="log-proba"):
         """Log-probability or probability of every class.
@@ -352,7 +353,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 f"return_type must be 'log-proba' or 'proba', found {return_type!r}"
             )
         features, params = self._fitted("predict_proba", X, nan="keep")
-        log_proba = _log_proba(self._predictor(), params, features.X)
+        log_proba = _log_proba(self._predictor(), params, *glmcore.pad_rows(features.X))
+        log_proba = jax.device_put(_first_rows(log_proba, features.X))
         return log_proba if return_type == "log-proba" else jnp.exp(log_proba)
 
     def score(
@@ -397,12 +399,15 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         X, y, weight = batch.features.X, batch.y, batch.weight
         if batch.features.used is not None:
             X, y, weight = jax.tree.map(lambda x: x[batch.features.used], (X, y, weight))
-        model, relative = self._predictor(), weight / weight.mean()
-        sample_scores = relative * glmcore.log_likelihood(model, params, X, y)
-        score = aggregate_sample_scores(sample_scores)
+        model = self._predictor()
+        padded_X, padded_y, padded_weight = glmcore.pad_rows(X, y, weight)
+        relative = weight / weight.mean()
+        sample_scores = glmcore.log_likelihood(model, params, padded_X, padded_y)
+        score = aggregate_sample_scores(jax.device_put(relative * _first_rows(sample_scores, X)))
         if score_type == "log-likelihood":
             return score
-        null = aggregate_sample_scores(relative * glmcore.null_log_likelihood(model, y, weight))
+        null = glmcore.null_log_likelihood(model, padded_y, padded_weight)
+        null = aggregate_sample_scores(jax.device_put(relative * _first_rows(null, X)))
         if null == 0:
             warnings.warn(
                 f"{score_type} is not defined: y holds one class only, so the log-likelihood of "
@@ -433,7 +438,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             params, batch.features.X, len(self.classes_), argument="params"
         )
         params = glmcore.GLMParams(coef, intercept)
-        return _loss(self._predictor(), params, batch.features.X, batch.y, batch.weight)
+        padded = glmcore.pad_rows(batch.features.X, batch.y, batch.weight)
+        return _loss(self._predictor(), params, *padded)
 
     def simulate(self, random_key, feedforward_input):
         """Draw a label for each row of the features.
@@ -540,7 +546,10 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
 
     def _store(self, model, params, state, batch, n_samples=None):
         X, names_found = batch.features.X, batch.features.names
-        used = _degrees_of_freedom(model, params, X, batch.weight)
+        if isinstance(model.penalty, glmcore.UnRegularized):
+            used = _degrees_of_freedom(model, params, *glmcore.pad_rows(X, batch.weight))
+        else:  # without the rows, whose number would make it another program
+            used = _degrees_of_freedom(model, params, None, None)
         self.coef_, self.intercept_ = params.coef, params.intercept
         self.solver_state_ = state
         self.scale_ = 1.0
@@ -594,6 +603,11 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             sample_weight=batch.weight,
         )
         return (result.params.coef, result.params.intercept), result.state, result
+
+
+def _first_rows(values, X):
+    """The rows that X had before it was padded; cut on the host, where that needs no program."""
+    return np.asarray(values)[: jax.tree.leaves(X)[0].shape[0]]
 
 
 def _only_weight(sample_weight=None):

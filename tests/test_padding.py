@@ -1,0 +1,83 @@
+"""Rows are padded to buckets: nearby lengths share a program, and nobody sees the padding."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import model, small
+from hypothesis import given
+from hypothesis import strategies as st
+
+import glmcore
+from glmcore.padding import bucket
+from glmcore_sklearn import ClassifierGLM
+
+X, Y = small(seed=6)
+X = np.tile(X, (4, 1)).astype(np.float32)
+Y = np.tile(Y, 4)
+
+
+@given(st.integers(1, 10**8), st.integers(4, 10**5))
+def test_a_bucket_holds_the_rows_and_adds_little(n_rows, row_bytes):
+    rows = bucket(n_rows, row_bytes)
+    assert rows >= n_rows
+    assert bucket(rows, row_bytes) == rows
+    if rows * row_bytes > 16 * 2**20 and rows > 256:
+        assert rows <= 1.125 * n_rows
+    else:
+        assert rows <= max(256, 2 * n_rows)
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), glmcore.Lasso(0.02), glmcore.UnRegularized()], ids=repr)
+def test_a_padded_fit_is_the_fit(penalty):
+    padded = glmcore.fit(model(penalty), X[:100], Y[:100])
+    # Traced arrays are never padded.
+    exact = jax.jit(lambda X: glmcore.fit(model(penalty), X, Y[:100]))(X[:100])
+    assert padded.converged and exact.converged
+    np.testing.assert_allclose(padded.params.coef, exact.params.coef, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(padded.objective, exact.objective, rtol=1e-6)
+    np.testing.assert_array_equal(padded.params.coef == 0, exact.params.coef == 0)
+
+
+def test_twenty_row_counts_share_one_program(programs):
+    glmcore.fit(model(glmcore.Ridge(0.1)), X[:89], Y[:89])
+    with programs:
+        for n in range(90, 130, 2):
+            assert glmcore.fit(model(glmcore.Ridge(0.1)), X[:n], Y[:n]).converged
+    assert programs.compiled == 0
+
+
+def test_ragged_batches_share_one_program(programs):
+    glm = model(glmcore.Ridge(0.1))
+    params = glm.initialize_params(X, Y)
+    state = glmcore.init_state(glm, params, X, Y)
+    params, state = glmcore.update(glm, params, state, X[:64], Y[:64])
+    with programs:
+        for n in (64, 50, 7, 1):
+            params, state = glmcore.update(glm, params, state, X[:n], Y[:n])
+    assert programs.compiled == 0
+    assert np.isfinite(params.coef).all()
+
+
+@pytest.mark.parametrize("regularizer", ["Ridge", "Lasso"])
+def test_folds_share_the_programs_of_the_estimator(regularizer, programs):
+    def fold(n):
+        fitted = ClassifierGLM(3, regularizer=regularizer, regularizer_strength=0.05).fit(X[:n], Y[:n])
+        loss = fitted.compute_loss((fitted.coef_, fitted.intercept_), X[n:], Y[n:])
+        score = fitted.score(X[n:], Y[n:], aggregate_sample_scores=lambda scores: np.mean(np.asarray(scores)))
+        np.testing.assert_allclose(score, -loss, rtol=1e-5)
+        assert fitted.predict(X[n:]).shape == (240 - n,)
+        assert fitted.predict_proba(X[n:]).shape == (240 - n, 3)
+        return fitted.initialize_params(X[:n], Y[:n])
+
+    fold(100)
+    with programs:
+        for n in (110, 120, 130):
+            fold(n)
+    assert programs.compiled == 0
+
+
+def test_what_is_given_is_not_changed_and_whole_buckets_are_not_copied():
+    same, weight = glmcore.pad_rows(X, np.ones(240, np.float32))
+    assert same.shape == (256, 4) and weight.sum() == 240
+    again, _ = glmcore.pad_rows(same, weight)
+    assert again is same
