@@ -19,6 +19,10 @@ def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, An
     if not leaves:
         raise ValueError("X must hold at least one array of shape (n, p), found none")
     for leaf in leaves:
+        if not isinstance(leaf, (np.ndarray, jax.Array)):
+            raise TypeError(f"X must be an array or a pytree of arrays, found {type(leaf).__name__}")
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise TypeError(f"X must hold real numbers, found dtype {leaf.dtype}")
         if np.ndim(leaf) != 2:
             raise ValueError(f"X must be 2-D, (n, p); found shape {np.shape(leaf)}")
     n = leaves[0].shape[0]
@@ -27,7 +31,7 @@ def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, An
         raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
     if n == 0 or sum(leaf.shape[1] for leaf in leaves) == 0:
         raise ValueError(f"X must have rows and columns, found {[x.shape for x in leaves]}")
-    dtype = jnp.result_type(*leaves, jnp.float32)
+    dtype = sample_dtype(leaves)
     y = jnp.asarray(y) if not hasattr(y, "dtype") else y
     _check_labels(y, n, model.observations.n_outputs)
     weight = np.ones(n, dtype)
@@ -35,6 +39,13 @@ def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, An
         weight = _weight(sample_weight, n, dtype)
         X = _without_idle_rows(X, weight)
     return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
+
+
+def sample_dtype(leaves: list) -> Any:
+    """The float dtype of features: their own, and JAX's default for integers."""
+    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
+    return jnp.result_type(*floating, least)
 
 
 def _check_labels(y: Any, n: int, n_classes: int) -> None:
@@ -74,6 +85,10 @@ def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:
 
 def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
     """Starting parameters in the dtype of X, or a clear error."""
+    if isinstance(params, (tuple, list)) and len(params) == 2:
+        params = GLMParams(*params)
+    if not isinstance(params, GLMParams):
+        raise TypeError(f"params must be GLMParams(coef, intercept), found {type(params).__name__}")
     leaves, structure = jax.tree.flatten(X)
     n_classes, dtype = model.observations.n_outputs, leaves[0].dtype
     if jax.tree.structure(params.coef) != structure:
@@ -102,8 +117,11 @@ def check_penalty(model, X: PyTree) -> None:
         )
 
 
-def check_same_features(coordinates: Coordinates, X: PyTree) -> None:
-    """Features other than those that a state was initialised with are refused."""
+def check_state(model, coordinates: Coordinates, X: PyTree) -> None:
+    """A state that was initialised with other features or classes is refused."""
+    n_classes, found = coordinates.scale.shape[1], model.observations.n_outputs
+    if n_classes != found:
+        raise ValueError(f"state was initialised with {n_classes} classes, the model has {found}")
     leaves, structure = jax.tree.flatten(X)
     widths = tuple(leaf.shape[1] for leaf in leaves)
     if structure != coordinates.structure or widths != coordinates.widths:

@@ -11,11 +11,12 @@ evaluated at ``coef``, on the user's own scale: the change of coordinates moves 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
 from glmcore.rounding import compensated_sum, two_product_error
+from glmcore.tree import safe_sqrt
 
 
 class Coordinates(eqx.Module):
@@ -56,11 +57,8 @@ class Coordinates(eqx.Module):
         else:
             centre = jnp.zeros(matrix.shape[1], matrix.dtype)
         features = matrix - centre[None, :]
-        moment = jnp.einsum("np,np->p", features, share * features)
-        # The rounding error of the mean is not variance.
-        variance = moment - fit_intercept * jnp.square(jnp.sum(share * features, axis=0))
-        constant = _constant(features, weight, variance, moment)
-        deviation = jnp.where(constant, 0, jnp.sqrt(jnp.maximum(variance, 0)))
+        deviation = _deviation(features, weight, share, fit_intercept)
+        constant = deviation == 0
         scale = jnp.where(constant, 1, 1 / jnp.where(constant, 1, deviation))
         scale = jnp.broadcast_to(scale[:, None], (scale.shape[0], n_outputs))
         scale = _allowed_scale(penalty, scale, structure, widths)
@@ -102,22 +100,37 @@ class Coordinates(eqx.Module):
         return GLMParams(coef / self.scale, params.intercept + self.centre @ coef)
 
 
-def _constant(
+def _deviation(
     features: Float[Array, "n p"],
     weight: Float[Array, " n"],
-    variance: Float[Array, " p"],
-    moment: Float[Array, " p"],
-) -> Bool[Array, " p"]:
-    """Which features do not vary over the rows with weight."""
-    suspect = variance <= 64 * jnp.finfo(moment.dtype).eps * moment
+    share: Float[Array, "n 1"],
+    fit_intercept: bool,
+) -> Float[Array, " p"]:
+    """Standard deviation of each centred feature, exactly 0 for one that does not vary."""
 
-    def look_closer(suspect):
+    def moments(features):
+        second = jnp.einsum("np,np->p", features, share * features)
+        # The rounding error of the mean is not variance.
+        return second, second - fit_intercept * jnp.square(jnp.sum(share * features, axis=0))
+
+    info = jnp.finfo(features.dtype)
+    second, variance = moments(features)
+    in_range = (second > info.tiny / info.eps) & jnp.isfinite(second)
+    doubtful = ~in_range | (variance <= 64 * info.eps * second)
+
+    def look_closer():
         used = (weight > 0)[:, None]
         low = jnp.min(jnp.where(used, features, jnp.inf), axis=0)
         high = jnp.max(jnp.where(used, features, -jnp.inf), axis=0)
-        return suspect & (low == high)
+        size = jnp.maximum(jnp.abs(low), jnp.abs(high))
+        unit = jnp.where(size > 0, size, 1)  # squares neither overflow nor vanish
+        deviation = unit * safe_sqrt(moments(features / unit[None, :])[1])
+        # Below the root of the smallest number the inverse square has no value.
+        constant = (low == high) | (deviation < jnp.sqrt(info.tiny))
+        return jnp.where(constant, 0, deviation)
 
-    return jax.lax.cond(jnp.any(suspect), look_closer, lambda suspect: suspect, suspect)
+    closer = jax.lax.cond(jnp.any(doubtful), look_closer, lambda: jnp.zeros_like(second))
+    return jnp.where(doubtful, closer, safe_sqrt(variance))
 
 
 def _allowed_scale(

@@ -19,16 +19,12 @@ def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
     if isinstance(problem.penalty, UnRegularized):
         coef = _without_null_space(problem, coef)
     user = coordinates.to_user(GLMParams(problem.level(coef), params.intercept))
-    if not problem.shift_invariant:
-        return user
-    n_present = jnp.sum(present).astype(coef.dtype)
-    level = jnp.sum(jnp.where(present, user.intercept, 0)) / n_present
+    intercept = user.intercept
+    if problem.shift_invariant:
+        intercept = intercept - jnp.mean(intercept, where=present)
     # exp of the floor is the smallest positive number: no other class notices.
     floor = jnp.log(jnp.finfo(coef.dtype).tiny)
-    intercept = jnp.where(present, user.intercept - level, floor)
-    if not problem.fit_intercept:
-        intercept = jnp.zeros_like(intercept)
-    return GLMParams(user.coef, intercept)
+    return GLMParams(user.coef, jnp.where(present, intercept, floor))
 
 
 def feature_rank(
@@ -48,8 +44,8 @@ def _row_space(
     scaled = jnp.where((weight > 0)[:, None], scaled, 0)
     triangle = jnp.linalg.qr(scaled, mode="r")  # the SVD never sees n rows
     _, values, rows = jnp.linalg.svd(triangle, full_matrices=True)
-    eps = jnp.finfo(values.dtype).eps
-    return values > values[0] * max(features.shape) * eps, rows
+    n_used = jnp.maximum(jnp.sum(weight > 0), features.shape[1]).astype(values.dtype)
+    return values > values[0] * n_used * jnp.finfo(values.dtype).eps, rows
 
 
 def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
@@ -69,7 +65,7 @@ def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Ar
         basis = jnp.where(is_null, jnp.linalg.qr(null)[0], 0)
         for _ in range(2):  # the second time removes what rounding left
             user = user - basis @ (basis.T @ user)
-        return user
+        return jnp.where(coordinates.deviation[:, None] > 0, user, 0)
 
     user = coordinates.scale * coef
     return jax.lax.cond(rank < p, project, lambda user: user, user) / coordinates.scale

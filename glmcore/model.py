@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.least_norm import feature_rank
@@ -17,7 +17,10 @@ from glmcore.problem import Problem
 
 
 class GLM(eqx.Module):
-    r"""A penalised generalised linear model; every method is pure, jit-able and vmap-able.
+    r"""A penalised generalised linear model; every method is pure.
+
+    To compile a method itself use ``equinox.filter_jit(model.loss)``, which traces the arrays in
+    the model; ``jax.jit`` and ``jax.vmap`` take functions that call it.
 
     .. math:: F(w, b) = \frac{\sum_i \omega_i \, \ell(y_i, x_i w + b)}{\sum_i \omega_i} + P(w)
 
@@ -49,6 +52,17 @@ class GLM(eqx.Module):
     inverse_link: InverseLink = eqx.field(default=None, static=True)
     fit_intercept: bool = eqx.field(default=True, static=True)
 
+    def __check_init__(self):
+        for name, kind, example in (
+            ("observations", AbstractObservations, "Categorical(3)"),
+            ("penalty", AbstractPenalty, "Ridge(0.1)"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} must be an instance such as glmcore.{example}, "
+                    f"found {getattr(self, name)!r}"
+                )
+
     def linear_predictor(self, params: GLMParams, X: PyTree) -> Float[Array, "n K"]:
         """``X @ coef + intercept``, summed over the leaves of a pytree X; shape (n, K)."""
         products = jax.tree.leaves(jax.tree.map(jnp.matmul, X, params.coef))
@@ -59,7 +73,7 @@ class GLM(eqx.Module):
         return self.observations.log_proba(self.linear_predictor(params, X), self.inverse_link)
 
     def loss(
-        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """Weighted mean negative log-likelihood of labels y (n,), without the penalty."""
         if sample_weight is None:
@@ -70,13 +84,13 @@ class GLM(eqx.Module):
         return jnp.sum(weight * nll) / jnp.sum(weight)
 
     def objective(
-        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """What a fit minimises: :meth:`loss` plus the penalty of the coefficients."""
         return self.loss(params, X, y, sample_weight) + self.penalty.value(params.coef)
 
     def optimality(
-        self, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
         """Optimality (KKT) residual: what ``tol`` bounds.
 
@@ -89,7 +103,7 @@ class GLM(eqx.Module):
         return problem.optimality_of(inner) / problem.null_optimality()
 
     def initialize_params(
-        self, X: PyTree, y: Int[Array | np.ndarray, " n"], sample_weight: Any = None
+        self, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> GLMParams:
         """The null model: zero coef, intercept = log class frequencies minus their mean."""
         first = jax.tree.leaves(X)[0]

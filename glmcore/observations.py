@@ -12,7 +12,7 @@ from typing import Any, Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
 
 #: Maps the linear predictor (..., K) to log-probabilities (..., K); None is the log-softmax.
 InverseLink = Optional[Callable]
@@ -108,7 +108,7 @@ class Categorical(AbstractObservations):
         return (inverse_link or jax.nn.log_softmax)(eta)
 
     def negative_log_likelihood(
-        self, eta: Float[Array, "*n K"], y: Int[Array, "*n"], inverse_link: InverseLink = None
+        self, eta: Float[Array, "*n K"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
         if is_log_softmax(inverse_link):
             # The label's predictor first: of large numbers the differences are exact.
@@ -116,7 +116,7 @@ class Categorical(AbstractObservations):
         return -self._pick(inverse_link(eta), y)
 
     def value_and_residual(
-        self, eta: Float[Array, "K *n"], y: Int[Array, "*n"], inverse_link: InverseLink = None
+        self, eta: Float[Array, "K *n"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> tuple[Float[Array, "*n"], Float[Array, "K *n"]]:
         if not is_log_softmax(inverse_link):
             value, pullback = jax.vjp(
@@ -136,7 +136,7 @@ class Categorical(AbstractObservations):
         self,
         change: Float[Array, "K *n"],
         eta: Float[Array, "K *n"],
-        y: Int[Array, "*n"],
+        y: Integer[Array, "*n"],
         inverse_link: InverseLink = None,
     ) -> Float[Array, "*n"]:
         if not is_log_softmax(inverse_link):
@@ -161,14 +161,14 @@ class Categorical(AbstractObservations):
         return jnp.where(far > 1, shift + jnp.log(sums), near)
 
     def frequencies(
-        self, y: Int[Array, " n"], weight: Float[Array, " n"]
+        self, y: Integer[Array, " n"], weight: Float[Array, " n"]
     ) -> Float[Array, " K"]:
         """Share of each class in the total weight."""
         counts = jnp.sum(jnp.where(self._is_label(y), weight[:, None], 0), axis=0)
         return counts / jnp.sum(weight)
 
     def null_predictor(
-        self, y: Int[Array, " n"], weight: Float[Array, " n"]
+        self, y: Integer[Array, " n"], weight: Float[Array, " n"]
     ) -> Float[Array, " K"]:
         """Log class frequencies minus their mean; an absent class counts as half a sample."""
         floor = 0.5 / jnp.maximum(jnp.sum(weight > 0), 1).astype(weight.dtype)
@@ -181,14 +181,14 @@ class Categorical(AbstractObservations):
     ) -> Int[Array, "*n"]:
         return jax.random.categorical(key, log_proba)
 
-    def _is_label(self, y: Int[Array, "*n"], axis: int = -1) -> Bool[Array, "..."]:
+    def _is_label(self, y: Integer[Array, "*n"], axis: int = -1) -> Bool[Array, "..."]:
         # A comparison fuses into its consumer: no one-hot matrix is stored, and on a CPU it
         # vectorises where a gather (and the scatter that is its transpose) does not.
-        classes = jnp.arange(self.n_classes, dtype=y.dtype)
+        y, classes = y.astype(jnp.int32), jnp.arange(self.n_classes, dtype=jnp.int32)
         others = tuple(range(y.ndim)) if axis == -1 else tuple(range(1, y.ndim + 1))
         return jnp.expand_dims(y, axis) == jnp.expand_dims(classes, others)
 
-    def _pick(self, values: Float[Array, "*n K"], y: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    def _pick(self, values: Float[Array, "*n K"], y: Integer[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.sum(jnp.where(self._is_label(y), values, 0), axis=-1)
 
 

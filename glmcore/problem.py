@@ -55,7 +55,7 @@ class Problem(eqx.Module):
         present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
         return cls(
             X=features,
-            y=y,
+            y=y.astype(jnp.int32),
             weight=weight,
             present=present,
             coordinates=coordinates,
@@ -64,6 +64,13 @@ class Problem(eqx.Module):
             inverse_link=model.inverse_link,
             fit_intercept=model.fit_intercept,
         )
+
+    def start(self, params: GLMParams) -> GLMParams:
+        """Inner parameters without what this problem has no place for: an intercept where none
+        is fitted, coefficients of classes that are left out."""
+        coef = jnp.where(self.present[None, :], params.coef, 0)
+        intercept = params.intercept if self.fit_intercept else jnp.zeros_like(params.intercept)
+        return GLMParams(coef, intercept)
 
     # The loss, through the linear predictor
 
@@ -211,21 +218,24 @@ class Problem(eqx.Module):
         """Whether ``params`` prove that the likelihood has no maximum.
 
         Scaled up without bound, they (or the predictor of one class alone) would go on raising
-        it: every label beats all other classes, or the predictor of a class is higher on all
-        samples of the class than on any other sample.
+        it: no label is beaten by another class, or the predictor of a class is on no sample of
+        the class lower than on any other sample (ties are quasi-complete separation).
         """
         eta = self._without_absent(self.predictor(params))
         used = (self.weight > 0)[None, :]
-        classes = jnp.arange(self.present.size, dtype=self.y.dtype)
+        classes = jnp.arange(self.present.size, dtype=jnp.int32)
         own = (self.y[None, :] == classes[:, None]) & used
         best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=0, keepdims=True)
-        all_right = jnp.min(jnp.where(own, eta - best_other, jnp.inf)) > 0
+        lead = jnp.where(own, eta - best_other, jnp.inf)
+        all_right = (jnp.min(lead) >= 0) & (jnp.max(jnp.where(own, lead, -jnp.inf)) > 0)
         centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
         inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=1)
         outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=1)
-        apart = inside > outside
+        top = jnp.max(jnp.where(own, centred, -jnp.inf), axis=1)
+        bottom = jnp.min(jnp.where(own | ~used, jnp.inf, centred), axis=1)
+        apart = (inside >= outside) & (top > bottom)
         if not self.fit_intercept:
-            apart &= (inside > 0) & (outside < 0)
+            apart &= (inside >= 0) & (outside <= 0)
         return all_right | jnp.any(apart & self.present)
 
     @property

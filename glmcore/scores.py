@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Integer, PyTree
 
 from glmcore.model import GLM
 from glmcore.params import GLMParams
@@ -11,7 +11,7 @@ from glmcore.params import GLMParams
 
 @eqx.filter_jit
 def log_likelihood(
-    model: GLM, params: GLMParams, X: PyTree, y: Int[Array | np.ndarray, " n"]
+    model: GLM, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"]
 ) -> Float[Array, " n"]:
     """Log-likelihood of each sample, shape (n,).
 
@@ -30,7 +30,7 @@ def log_likelihood(
 
 @eqx.filter_jit
 def null_log_likelihood(
-    model: GLM, y: Int[Array | np.ndarray, " n"], weight: Float[Array | np.ndarray, " n"]
+    model: GLM, y: Integer[Array | np.ndarray, " n"], weight: Float[Array | np.ndarray, " n"]
 ) -> Float[Array, " n"]:
     """Log-likelihood of each sample under the proportions of the classes in ``y`` itself.
 

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from glmcore.checks import check_data, check_params, check_penalty, check_same_features
+from glmcore.checks import check_data, check_params, check_penalty, check_state
 from glmcore.coordinates import Coordinates
 from glmcore.least_norm import least_norm_params
 from glmcore.model import GLM
 from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
-from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
 from glmcore.solvers import LBFGS, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, Progress, check_solver, with_default_tol
@@ -230,7 +229,7 @@ def update(
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
         )
-    check_same_features(state.coordinates, X)
+    check_state(model, state.coordinates, X)
     return _update(model, params, state, X, y, weight, solver)
 
 
@@ -286,14 +285,20 @@ class _Task(eqx.Module):
         unheld = harm > self.tol * jnp.abs(run.cache.progress.objective)
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
-        if isinstance(problem.penalty, UnRegularized):
-            return Status.where(problem.separable(run.params), Status.separable, status)
-        return status
+        # A bound on the residual had arrived and the residual itself has not, by its rounding.
+        status = Status.where(status == Status.running, Status.stalled, status)
+        separable = jax.lax.cond(
+            problem.penalty_value(run.params.coef) == 0,
+            lambda: problem.separable(run.params),
+            lambda: jnp.zeros((), bool),
+        )
+        status = Status.where(separable, Status.separable, status)
+        user = problem.coordinates.to_user(run.params)
+        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
+        return Status.where(jnp.all(finite), status, Status.nonfinite)
 
     def _vanished(self, progress: Progress) -> Bool[Array, ""]:
-        # A likelihood of one, to rounding: no finite coefficients have it.
-        if not isinstance(self.problem.penalty, UnRegularized):
-            return jnp.zeros((), bool)
+        # A likelihood of one and no penalty, to rounding: no finite coefficients have it.
         return progress.objective < jnp.finfo(progress.objective.dtype).eps
 
 
@@ -311,8 +316,10 @@ def _start(model, X, y, weight, init_params, solver) -> tuple[_Task, _Run]:
     problem = _problem(model, X, y, weight, may_lack_classes=False)
     params = problem.null_params()
     if init_params is not None:
-        params = problem.coordinates.from_user(init_params)
-        params = GLMParams(jnp.where(problem.present[None, :], params.coef, 0), params.intercept)
+        params = problem.start(problem.coordinates.from_user(init_params))
+        if problem.shift_invariant:  # a level far from zero would cost digits
+            level = jnp.mean(params.intercept, where=problem.present)
+            params = GLMParams(problem.level(params.coef), params.intercept - level)
     state = solver.init(problem, params)
     cache = solver.evaluate(problem, params, state)
     task = _Task(problem, solver, _yardstick(problem, solver))
@@ -436,7 +443,7 @@ def _fit_with_callback(model, X, y, weight, init_params, solver, callback) -> Fi
 def _init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = _in_dtype((model, solver), weight.dtype)
     problem = _problem(model, X, y, weight, may_lack_classes=True)
-    params = problem.coordinates.from_user(params)
+    params = problem.start(problem.coordinates.from_user(params))
     state = solver.init(problem, params)
     cache = solver.evaluate(problem, params, state)
     task = _Task(problem, solver, _yardstick(problem, solver))
@@ -449,7 +456,7 @@ def _update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, Solv
     coordinates = state.coordinates
     features = coordinates.features(X)
     problem = Problem.of(model, features, y, weight, coordinates, may_lack_classes=True)
-    params = coordinates.from_user(params)
+    params = problem.start(coordinates.from_user(params))
     cache = solver.evaluate(problem, params, state.solver)
     moved = solver.step(problem, params, state.solver, cache)
     run = _Run(*moved, state.n_iter + 1)

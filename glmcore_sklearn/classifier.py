@@ -333,7 +333,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         """
         features, params = self._fitted("predict", X, nan="raise")
         index = _predict(self._predictor(), params, *glmcore.pad_rows(features.X))
-        return labels.decode(_first_rows(index, features.X), self.classes_)
+        return labels.decode(np.asarray(_first_rows(index, features.X)), self.classes_)
 
     def predict_proba(self, X, return_type="log-proba"):
         """Log-probability or probability of every class.
@@ -408,7 +408,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             return score
         null = glmcore.null_log_likelihood(model, padded_y, padded_weight)
         null = aggregate_sample_scores(jax.device_put(relative * _first_rows(null, X)))
-        if null == 0:
+        if np.all(null == 0):
             warnings.warn(
                 f"{score_type} is not defined: y holds one class only, so the log-likelihood of "
                 "the null model is 0",
@@ -607,7 +607,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
 
 def _first_rows(values, X):
     """The rows that X had before it was padded; cut on the host, where that needs no program."""
-    return np.asarray(values)[: jax.tree.leaves(X)[0].shape[0]]
+    n_rows = jax.tree.leaves(X)[0].shape[0]
+    return values if len(values) == n_rows else np.asarray(values)[:n_rows]
 
 
 def _only_weight(sample_weight=None):

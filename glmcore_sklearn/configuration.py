@@ -44,7 +44,9 @@ class ConfiguredGLM(BaseEstimator):
     @_Parameter
     def n_classes(self, given):
         """Number of classes; None while it is neither given nor known from labels."""
-        return labels.check_n_classes(given) if self.classes_ is None else len(self.classes_)
+        if given is None and self.classes_ is not None:
+            return len(self.classes_)
+        return labels.check_n_classes(given)
 
     @_Parameter
     def inverse_link_function(self, given):
@@ -152,12 +154,12 @@ class ConfiguredGLM(BaseEstimator):
     def _predictor(self):
         """The model without its penalty, which predictions need no program for."""
         link = vars(self)["inverse_link_function"]
-        if link is not None and not callable(link):
-            raise TypeError(f"inverse_link_function must be callable, found {link!r}")
-        return glmcore.GLM(
-            glmcore.Categorical(len(self.classes_)),
-            inverse_link=None if link is jax.nn.log_softmax else link,
-        )
+        n_classes = len(self.classes_)
+        if link is jax.nn.log_softmax:
+            link = None
+        if link is not None:
+            names.check_link(link, n_classes)
+        return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
 
     def _model(self):
         strength = vars(self)["regularizer_strength"]

@@ -1,6 +1,7 @@
 """The table from the names that users type to core objects."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -146,6 +147,23 @@ def make_callback(solver_kwargs: dict | None) -> Callable | None:
     if len(callbacks) < 2:
         return callbacks[0] if callbacks else None
     return lambda progress: [each(progress) for each in callbacks]
+
+
+@functools.lru_cache(maxsize=64)
+def check_link(link: Any, n_classes: int) -> None:
+    """Raise unless ``link`` maps (n, K) to (n, K) with operations of JAX."""
+    if not callable(link):
+        raise TypeError(f"inverse_link_function must be callable, found {link!r}")
+    eta = jax.ShapeDtypeStruct((2, n_classes), np.float32)
+    try:
+        found = jax.eval_shape(link, eta)
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError("inverse_link_function must be written with jax.numpy, not with numpy") from error
+    if getattr(found, "shape", None) != eta.shape:
+        raise ValueError(
+            f"inverse_link_function must map (n, {n_classes}) to (n, {n_classes}); "
+            f"it maps {eta.shape} to {getattr(found, 'shape', found)}"
+        )
 
 
 def _setting(keyword: str, value: Any) -> Any:

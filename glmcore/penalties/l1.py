@@ -16,7 +16,6 @@ from glmcore.penalties.strengths import (
     check_strength,
     differs_by_class,
     per_entry,
-    shift_classes,
     show,
 )
 from glmcore.tree import is_concrete, tree_sum
@@ -64,7 +63,10 @@ class Lasso(AbstractScalablePenalty):
         return jax.tree.map(jnp.zeros_like, coef)
 
     def level(self, coef: PyTree) -> PyTree:
-        return shift_classes(lambda w: w - _l1_level(w, jnp.inf), coef, self.strength)
+        if differs_by_class(self.strength):
+            return coef
+        strength = per_entry(self.strength, coef)
+        return jax.tree.map(lambda w, s: w - _l1_level(w, s, jnp.zeros_like(s)), coef, strength)
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -123,12 +125,9 @@ class ElasticNet(AbstractScalablePenalty):
         return self._parts(coef)[1]
 
     def level(self, coef: PyTree) -> PyTree:
-        def shift(w, ratio):
-            return w - _l1_level(w, ratio[..., :1] / (1 - ratio[..., :1]))
-
         if differs_by_class((self.strength, self.ratio)):
             return coef
-        return jax.tree.map(shift, coef, per_entry(self.ratio, coef))
+        return jax.tree.map(lambda w, a, b: w - _l1_level(w, a, b), coef, *self._parts(coef))
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -147,17 +146,20 @@ def _l1_subgradient(w: Array, gradient: Array, strength: Array) -> Array:
     return jnp.where(w == 0, _shrink(gradient, strength), gradient + strength * jnp.sign(w))
 
 
-def _l1_level(coef: Array, l1_per_l2: Any) -> Array:
+def _l1_level(coef: Array, l1: Array, l2: Array) -> Array:
     r"""The u that minimises :math:`\sum_k l_1 |w_k - u| + \tfrac12 l_2 (w_k - u)^2` in each row.
 
     It is the median of the K entries and the K + 1 zeros that the derivative has where j of
     them are below u (Li & Osher, 2009).  For l2 = 0 the latter are infinite but for the mean
-    in the middle (K even): of all medians the one nearest to the mean.
+    in the middle (K even): of all medians the one nearest to the mean.  The mean where nothing
+    is penalised.
     """
     n_classes = coef.shape[-1]
+    l1, l2 = l1[..., :1], l2[..., :1]
     mean = jnp.mean(coef, axis=-1, keepdims=True)
     excess = (n_classes - 2 * np.arange(n_classes + 1)) / n_classes
     excess = jnp.asarray(excess.reshape((1,) * (coef.ndim - 1) + (-1,)), coef.dtype)
+    l1_per_l2 = jnp.where(l2 > 0, l1 / jnp.where(l2 > 0, l2, 1), jnp.inf)
     zeros = jnp.where(excess == 0, mean, mean + l1_per_l2 * excess)
     candidates = jnp.sort(jnp.concatenate([coef, zeros], axis=-1), axis=-1)
-    return candidates[..., n_classes, None]
+    return jnp.where((l1 > 0) | (l2 > 0), candidates[..., n_classes, None], mean)

@@ -87,6 +87,8 @@ def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:
 
 def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
     """Refuse a solver that needs a smooth penalty and does not get one."""
+    if not isinstance(solver, AbstractSolver):
+        raise TypeError(f"solver must be an instance such as glmcore.LBFGS(), found {solver!r}")
     if solver.needs_smooth and not penalty.smooth:
         raise ValueError(
             f"{type(solver).__name__} needs a differentiable penalty and "

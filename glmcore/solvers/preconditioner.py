@@ -39,7 +39,11 @@ class Preconditioner(eqx.Module):
         scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
         rows = problem.X[::stride] * scale[None, :]
         weight = problem.weight[::stride]
-        gram = (rows * weight[:, None]).T @ rows / jnp.sum(weight)
+        sampled = jnp.sum(weight)
+        gram = (rows * weight[:, None]).T @ rows / jnp.where(sampled > 0, sampled, 1)
+        # Weights may pass over the rows that were picked; then features count as uncorrelated.
+        fair = sampled > 0.1 / stride
+        gram = jnp.where(fair, gram, jnp.eye(p, dtype=gram.dtype))
         # Features nobody penalises may be collinear: keep the factor positive definite.
         jitter = loss * p * 10 * jnp.finfo(gram.dtype).eps
         matrix = loss * gram + jnp.diag(jnp.mean(penalty, axis=1) + jitter)

@@ -1,0 +1,137 @@
+"""Corners where a fit could be wrong and say nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import model, small
+
+import glmcore
+from glmcore import status_name
+from glmcore_sklearn import ClassifierGLM
+
+X, Y = small(seed=8)
+X = X.astype(np.float32)
+K = 3
+
+
+def gap(penalty, result, X, y, weight=None):
+    coef, intercept = (np.asarray(leaf, float) for leaf in result.params)
+    best = oracle.reference_fit(penalty, X.astype(float), y, K, weight)[2]
+    return (oracle.objective(penalty, coef, intercept, X.astype(float), y, weight) - best) / best
+
+
+def test_weights_that_pass_over_most_rows_do_not_stop_a_fit():
+    rng = np.random.default_rng(0)
+    n = 16384
+    features = rng.standard_normal((n, 3)).astype(np.float32)
+    labels = (features + rng.gumbel(size=(n, 3))).argmax(axis=1)
+    weight = np.zeros(n, np.float32)
+    weight[1::2] = 1
+    result = glmcore.fit(model(glmcore.Ridge(1e-3)), features, labels, sample_weight=weight)
+    assert result.converged
+    assert gap(oracle.Ridge(1e-3), result, features[1::2], labels[1::2]) < 1e-6
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.05), glmcore.Ridge(0.05)], ids=repr)
+def test_a_start_at_a_far_level_costs_no_digits(penalty):
+    far = glmcore.GLMParams(jnp.full((4, K), 50.0), jnp.full(K, 1000.0))
+    result = glmcore.fit(model(penalty), X, Y, init_params=far)
+    assert result.converged
+    assert gap(getattr(oracle, type(penalty).__name__)(0.05), result, X, Y) < 1e-6
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.05), glmcore.Ridge(0.05)], ids=repr)
+def test_without_an_intercept_a_start_has_none_either(penalty):
+    glm = model(penalty, fit_intercept=False)
+    start = glmcore.GLMParams(jnp.zeros((4, K)), jnp.array([3.0, 0.0, -3.0]))
+    moved, plain = glmcore.fit(glm, X, Y, init_params=start), glmcore.fit(glm, X, Y)
+    np.testing.assert_allclose(moved.objective, plain.objective, rtol=1e-6)
+    np.testing.assert_allclose(moved.objective, glm.objective(moved.params, X, Y), rtol=1e-5)
+    assert not moved.params.intercept.any()
+
+
+@pytest.mark.parametrize("size", [1e25, 1e15, 1e-15])
+def test_a_feature_of_any_size_is_fitted(size):
+    scaled = X.copy()
+    scaled[:, 0] *= np.float32(size)
+    result = glmcore.fit(model(glmcore.UnRegularized()), scaled, Y)
+    plain = glmcore.fit(model(glmcore.UnRegularized()), X, Y)
+    assert result.converged and plain.converged
+    np.testing.assert_allclose(result.objective, plain.objective, rtol=1e-5)
+    np.testing.assert_allclose(np.float64(result.params.coef[0]) * size, plain.params.coef[0], rtol=1e-3)
+
+
+def test_a_feature_too_small_for_the_dtype_plays_no_part():
+    scaled = X.copy()
+    scaled[:, 0] *= np.float32(1e-22)
+    result = glmcore.fit(model(glmcore.Ridge(0.1)), scaled, Y)
+    rest = glmcore.fit(model(glmcore.Ridge(0.1)), X[:, 1:], Y)
+    assert result.converged and not result.params.coef[0].any()
+    np.testing.assert_allclose(result.objective, rest.objective, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [glmcore.UnRegularized(), glmcore.Ridge(0.0), glmcore.Lasso(0.0), glmcore.ElasticNet(0.0), glmcore.GroupLasso(0.0)],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", ["separable", "quasi-separable"])
+def test_separable_data_that_nothing_penalises_have_no_optimum(penalty, kind):
+    features = np.array([[-2], [-1], [0], [0], [1], [2]], np.float32)
+    if kind == "separable":
+        features[2:4] = [[-0.5], [0.5]]
+    result = glmcore.fit(glmcore.GLM(glmcore.Categorical(2), penalty), features, np.array([0, 0, 0, 1, 1, 1]))
+    assert status_name(result.status) == "separable" and not result.converged
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.0), glmcore.Lasso(0.0), glmcore.ElasticNet(0.0)], ids=repr)
+def test_strength_zero_has_the_level_of_least_norm(penalty):
+    result, plain = (glmcore.fit(model(p), X, Y) for p in (penalty, glmcore.UnRegularized()))
+    np.testing.assert_allclose(result.params.coef, plain.params.coef, atol=2e-4)
+
+
+def test_a_missing_class_is_left_out_of_every_model():
+    def link(eta):
+        return jax.nn.log_softmax(2 * eta)
+
+    for options in ({"inverse_link": link}, {"fit_intercept": False}):
+        four, three = (
+            glmcore.GLM(glmcore.Categorical(n), glmcore.Ridge(0.1), **options) for n in (4, 3)
+        )
+        with_it, without = glmcore.fit(four, X, Y), glmcore.fit(three, X, Y)
+        assert status_name(with_it.status) == "missing_class"
+        np.testing.assert_allclose(with_it.params.coef[:, :3], without.params.coef, atol=1e-4)
+        np.testing.assert_allclose(with_it.objective, four.objective(with_it.params, X, Y), rtol=1e-4)
+
+
+def test_narrow_labels_do_not_wrap():
+    y = np.arange(60).astype(np.uint8) * 4
+    glm = glmcore.GLM(glmcore.Categorical(300), glmcore.Ridge(0.1))
+    params = glmcore.GLMParams(jnp.zeros((4, 300)), jnp.linspace(-3, 3, 300))
+    np.testing.assert_allclose(glm.loss(params, X, y), glm.loss(params, X, y.astype(np.int32)), rtol=1e-6)
+
+
+def test_integer_features_are_of_the_default_dtype(x64):
+    result = glmcore.fit(model(glmcore.Ridge(0.1)), (10 * X).astype(int), Y)
+    assert result.params.coef.dtype == np.float64 and result.converged
+
+
+def test_the_optimality_of_constant_features_can_be_differentiated():
+    constant = X.copy()
+    constant[:, 0] = 3
+    glm = model(glmcore.Ridge(0.1))
+    params = glm.initialize_params(constant, Y)
+    gradient = jax.grad(lambda weight: glm.optimality(params, constant, Y, weight))(jnp.ones(60))
+    assert np.isfinite(gradient).all()
+
+
+def test_predictions_can_be_traced():
+    fitted = ClassifierGLM(K, regularizer_strength=0.1).fit(X, Y)
+    np.testing.assert_allclose(jax.jit(fitted.predict_proba)(X), fitted.predict_proba(X), rtol=1e-5)
+
+
+def test_set_params_shows_in_n_classes():
+    fitted = ClassifierGLM(K, regularizer_strength=0.1).fit(X, Y)
+    assert fitted.set_params(n_classes=4).n_classes == 4
