@@ -13,16 +13,9 @@ from glmcore.penalties import (
     UnRegularized,
 )
 from glmcore.progress import Progress
+from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
-from glmcore.solve import (
-    FitProgress,
-    FitResult,
-    SolverState,
-    default_solver,
-    fit,
-    init_state,
-    update,
-)
+from glmcore.solve import default_solver, fit, init_state, update
 from glmcore.solvers import (
     BFGS,
     LBFGS,

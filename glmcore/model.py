@@ -100,7 +100,8 @@ class GLM(eqx.Module):
         """
         problem = self._problem(X, y, sample_weight)
         inner = problem.coordinates.from_user(params)
-        return problem.optimality_of(inner) / problem.null_optimality()
+        yardstick = jnp.maximum(problem.null_optimality(), problem.rounding)
+        return problem.optimality_of(inner) / yardstick
 
     def initialize_params(
         self, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None

@@ -214,6 +214,13 @@ class Problem(eqx.Module):
         _, residual = self.loss_and_residual(self.predictor(self.null_params()))
         return tree_norm(self.gradient(residual))
 
+    @property
+    def rounding(self) -> Float[Array, ""]:
+        """How much of a gradient norm may be rounding: its entries are means of products of
+        order one."""
+        n_params = self.coordinates.scale.size + self.present.size
+        return jnp.finfo(self.weight.dtype).eps * jnp.sqrt(n_params).astype(self.weight.dtype)
+
     def separable(self, params: GLMParams) -> Bool[Array, ""]:
         """Whether ``params`` prove that the likelihood has no maximum.
 

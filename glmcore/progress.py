@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, Optional
 
-from glmcore.solve import FitProgress
+from glmcore.results import FitProgress
 from glmcore.status import Status
 
 

@@ -22,9 +22,9 @@ FLOORS = [
     {"problem"},
     {"least_norm", "solvers"},
     {"model"},
-    {"checks"},
-    {"solve", "scores"},
-    {"progress"},
+    {"checks", "scores", "results"},
+    {"programs", "progress"},
+    {"solve"},
 ]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
-from glmcore.solvers.base import AbstractSolver, Progress, as_float
+from glmcore.solvers.base import AbstractSolver, Standing, as_float
 from glmcore.tree import tree_dot, tree_norm, tree_sub
 
 #: The step size may grow by the first factor a step; a refused one shrinks by the second.
@@ -43,7 +43,7 @@ class AcceleratedCache(eqx.Module):
     previous_eta: Float[Array, "K n"]
     best: Float[Array, ""]
     since_best: Int[Array, ""]
-    progress: Progress
+    progress: Standing
 
 
 def as_stepsize(stepsize: Any) -> Any:
@@ -89,7 +89,7 @@ class AbstractAccelerated(AbstractSolver):
             previous_eta=problem.predictor(state.previous),
             best=optimality,
             since_best=jnp.zeros((), jnp.int32),
-            progress=Progress(
+            progress=Standing(
                 objective=loss + problem.penalty_value(params.coef),
                 optimality=optimality,
                 gap=jnp.zeros_like(loss),
@@ -125,10 +125,10 @@ class AbstractAccelerated(AbstractSolver):
             previous_eta=cache.eta,
             best=jnp.minimum(optimality, cache.best),
             since_best=since_best,
-            progress=Progress(objective, optimality, none, since_best >= _PATIENCE),
+            progress=Standing(objective, optimality, none, since_best >= _PATIENCE),
         )
 
-    def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Progress:
+    def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Standing:
         exact = problem.optimality_of(params)
         return eqx.tree_at(lambda p: p.optimality, cache.progress, exact)
 

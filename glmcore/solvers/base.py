@@ -19,7 +19,7 @@ from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Problem
 
 
-class Progress(eqx.Module):
+class Standing(eqx.Module):
     """Where a solver stands; every solver's cache holds one.
 
     ``optimality`` is the norm of the least subgradient (or a bound on it from above), ``gap``
@@ -69,8 +69,8 @@ class AbstractSolver(eqx.Module):
         """One step: new params, state and cache."""
 
     @abc.abstractmethod
-    def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Progress:
-        """Progress with the exact optimality residual."""
+    def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Standing:
+        """Standing with the exact optimality residual."""
 
 
 def default_tol(dtype: Any) -> float:

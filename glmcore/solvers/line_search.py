@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
-from glmcore.solvers.base import AbstractSolver, Progress
+from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
 
 _ARMIJO = 1e-4
@@ -51,7 +51,7 @@ class DescentCache(eqx.Module):
     direction: GLMParams
     slope: Float[Array, ""]
     failures: Int[Array, ""]
-    progress: Progress
+    progress: Standing
 
 
 class AbstractDescent(AbstractSolver):
@@ -91,7 +91,7 @@ class AbstractDescent(AbstractSolver):
         failures = jnp.where(accepted, 0, cache.failures + 1)
         return params, state, _cache(state, eta, objective, gradient, failures)
 
-    def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Progress:
+    def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Standing:
         return cache.progress
 
 
@@ -105,7 +105,7 @@ def _cache(
     direction = state.direction(gradient)
     slope = tree_dot(gradient, direction)
     # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
-    progress = Progress(objective, tree_norm(gradient), -slope / 2, failures >= 2)
+    progress = Standing(objective, tree_norm(gradient), -slope / 2, failures >= 2)
     return DescentCache(eta, gradient, direction, slope, failures, progress)
 
 
@@ -135,6 +135,36 @@ class _Trial(eqx.Module):
     accepted: Bool[Array, ""]
     count: Int[Array, ""]
 
+    @classmethod
+    def first(cls, cache: DescentCache) -> "_Trial":
+        start = cache.progress.objective
+        one = jnp.ones_like(start)
+        return cls(
+            alpha=one,
+            next_alpha=one,
+            low=0 * one,
+            low_slope=cache.slope,
+            high=jnp.inf * one,
+            objective=start,
+            residual=jnp.zeros_like(cache.eta),
+            accepted=jnp.zeros((), bool),
+            count=jnp.zeros((), jnp.int32),
+        )
+
+    def bracket(
+        self, slope: Float[Array, ""], decreased: Bool[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+        """Next trial step and new ends of the bracket, after one at ``next_alpha``."""
+        alpha = self.next_alpha
+        too_far = ~decreased | ~(slope <= 0)  # NaN is too far
+        low = jnp.where(too_far, self.low, alpha)
+        low_slope = jnp.where(too_far, self.low_slope, slope)
+        high = jnp.where(too_far, alpha, self.high)
+        # The zero of the slope between its ends where they bracket one, else the middle.
+        share = jnp.where(too_far & (slope > 0), low_slope / (low_slope - slope), 0.5)
+        inside = low + jnp.clip(share, 0.1, 0.9) * (high - low)
+        return jnp.where(jnp.isinf(high), 4 * low, inside), low, low_slope, high
+
 
 def _line_search(
     problem: Problem,
@@ -158,37 +188,9 @@ def _line_search(
         slope = jnp.sum(residual * change) + penalty_slope
         decreased = objective <= start + _ARMIJO * alpha * start_slope + rounding
         accepted = decreased & (jnp.abs(slope) <= -slope_left * start_slope)
-        too_far = ~decreased | ~(slope <= 0)  # NaN is too far
-        low = jnp.where(too_far, trial.low, alpha)
-        low_slope = jnp.where(too_far, trial.low_slope, slope)
-        high = jnp.where(too_far, alpha, trial.high)
-        # The zero of the slope between its ends where they bracket one, else the middle.
-        share = jnp.where(too_far & (slope > 0), low_slope / (low_slope - slope), 0.5)
-        inside = low + jnp.clip(share, 0.1, 0.9) * (high - low)
-        return _Trial(
-            alpha=alpha,
-            next_alpha=jnp.where(jnp.isinf(high), 4 * low, inside),
-            low=low,
-            low_slope=low_slope,
-            high=high,
-            objective=objective,
-            residual=residual,
-            accepted=accepted,
-            count=trial.count + 1,
-        )
+        bracket = trial.bracket(slope, decreased)
+        return _Trial(alpha, *bracket, objective, residual, accepted, trial.count + 1)
 
-    one = jnp.ones_like(start)
-    first = _Trial(
-        alpha=one,
-        next_alpha=one,
-        low=0 * one,
-        low_slope=start_slope,
-        high=jnp.inf * one,
-        objective=start,
-        residual=jnp.zeros_like(cache.eta),
-        accepted=jnp.zeros((), bool),
-        count=jnp.zeros((), jnp.int32),
-    )
     return jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, first
+        lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, _Trial.first(cache)
     )

@@ -8,7 +8,7 @@ import optax
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
-from glmcore.solvers.base import AbstractSolver, Progress, as_float, as_int
+from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.tree import tree_norm
 
 
@@ -16,7 +16,7 @@ class OptaxCache(eqx.Module):
     """Gradient of the objective on the user's scale."""
 
     gradient: GLMParams
-    progress: Progress
+    progress: Standing
 
 
 class Optax(AbstractSolver):
@@ -60,7 +60,7 @@ class Optax(AbstractSolver):
         # The chain rule through coef = a coef', intercept = intercept' - m coef.
         coef = inner.coef / coordinates.scale
         coef = coef + coordinates.centre[:, None] * inner.intercept[None, :]
-        progress = Progress(
+        progress = Standing(
             objective=loss + problem.penalty_value(params.coef),
             optimality=tree_norm(inner),
             gap=jnp.zeros_like(loss),
@@ -84,5 +84,5 @@ class Optax(AbstractSolver):
         params = coordinates.from_user(optax.apply_updates(user, updates))
         return params, state, self.evaluate(problem, params, state)
 
-    def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Progress:
+    def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Standing:
         return cache.progress

@@ -1,0 +1,242 @@
+"""The compiled programs behind ``fit`` and ``update``, made of the same pieces.
+
+One jit boundary a public verb; a fit with a callback has the loop on the host and the same pieces
+behind three.
+"""
+
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from glmcore.coordinates import Coordinates
+from glmcore.least_norm import least_norm_params
+from glmcore.model import GLM
+from glmcore.params import GLMParams
+from glmcore.problem import Problem
+from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.solvers.base import AbstractSolver, Standing
+from glmcore.status import Status
+
+#: Share of tol that bounds the predicted relative distance of the objective to its minimum.
+_GAP_PER_TOL = 0.01
+
+
+class Task(eqx.Module):
+    """What stays as it is while a fit runs."""
+
+    problem: Problem
+    solver: AbstractSolver
+    yardstick: Float[Array, ""]
+
+    @property
+    def tol(self) -> Float[Array, ""]:
+        """The tolerance, but not below the rounding level of the dtype."""
+        dtype = self.problem.weight.dtype
+        return jnp.maximum(self.solver.tol, 4 * jnp.finfo(dtype).eps)
+
+    def status(self, run: "Run") -> Status:
+        """Why the run ends here, or ``running``."""
+        progress, tol = run.cache.progress, self.tol
+        arrived = progress.optimality <= tol * self.yardstick
+        arrived &= progress.gap <= _GAP_PER_TOL * tol * jnp.abs(progress.objective)
+        finite = jnp.isfinite(progress.objective) & jnp.isfinite(progress.optimality)
+        status = Status.running
+        for condition, reason in (
+            (run.n_iter >= self.solver.maxiter, Status.out_of_steps),
+            (progress.stalled, Status.stalled),
+            (arrived, Status.converged),
+            (self._vanished(progress), Status.separable),
+            (~finite, Status.nonfinite),
+        ):
+            status = Status.where(condition, reason, status)
+        return status
+
+    def final_status(self, run: "Run") -> Status:
+        """:meth:`status`, and what only the answer itself can tell."""
+        status, problem = self.status(run), self.problem
+        _, cut = problem.coordinates.intercept_to_user(run.params)
+        # The loss bends by at most 1/2 in the linear predictor.
+        harm = jnp.sum(jnp.square(cut)) / 4
+        unheld = harm > self.tol * jnp.abs(run.cache.progress.objective)
+        converged = status == Status.converged
+        status = Status.where(converged & unheld, Status.far_from_zero, status)
+        # A bound on the residual had arrived and the residual itself has not, by its rounding.
+        status = Status.where(status == Status.running, Status.stalled, status)
+        separable = jax.lax.cond(
+            problem.penalty_value(run.params.coef) == 0,
+            lambda: problem.separable(run.params),
+            lambda: jnp.zeros((), bool),
+        )
+        status = Status.where(separable, Status.separable, status)
+        user = problem.coordinates.to_user(run.params)
+        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
+        return Status.where(jnp.all(finite), status, Status.nonfinite)
+
+    def _vanished(self, progress: Standing) -> Bool[Array, ""]:
+        # A likelihood of one and no penalty, to rounding: no finite coefficients have it.
+        return progress.objective < jnp.finfo(progress.objective.dtype).eps
+
+
+class Run(eqx.Module):
+    """What moves from step to step."""
+
+    params: GLMParams
+    state: Any
+    cache: Any
+    n_iter: Int[Array, ""]
+
+
+def _start(model, X, y, weight, init_params, solver) -> tuple[Task, Run]:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    problem = _problem(model, X, y, weight, may_lack_classes=False)
+    params = problem.null_params()
+    if init_params is not None:
+        params = problem.start(problem.coordinates.from_user(init_params))
+        if problem.shift_invariant:  # a level far from zero would cost digits
+            level = jnp.mean(params.intercept, where=problem.present)
+            params = GLMParams(problem.level(params.coef), params.intercept - level)
+    state = solver.init(problem, params)
+    cache = solver.evaluate(problem, params, state)
+    task = Task(problem, solver, _yardstick(problem, solver))
+    return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
+
+
+def _advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
+    """Steps until the fit ends or ``until`` of them are done."""
+
+    def step(run: Run) -> Run:
+        moved = task.solver.step(task.problem, run.params, run.state, run.cache)
+        return Run(*moved, run.n_iter + 1)
+
+    def under_way(run: Run) -> Bool[Array, ""]:
+        return (task.status(run) == Status.running) & (run.n_iter < until)
+
+    return jax.lax.while_loop(under_way, step, run)
+
+
+def _finish(task: Task, run: Run) -> FitResult:
+    progress = task.solver.finish(task.problem, run.params, run.cache)
+    run = eqx.tree_at(lambda r: r.cache.progress, run, progress)
+    status = task.final_status(run)
+    left_out = (status == Status.converged) & ~jnp.all(task.problem.present)
+    status = Status.where(left_out, Status.missing_class, status)
+    state = _solver_state(task, run)
+    return FitResult(
+        params=least_norm_params(task.problem, run.params),
+        state=state,
+        status=status,
+        n_iter=run.n_iter,
+        objective=state.objective,
+        optimality=state.optimality,
+    )
+
+
+def _solver_state(task: Task, run: Run) -> SolverState:
+    progress = run.cache.progress
+    return SolverState(
+        coordinates=task.problem.coordinates,
+        solver=run.state,
+        n_iter=run.n_iter,
+        objective=progress.objective,
+        optimality=progress.optimality / task.yardstick,
+        yardstick=task.yardstick,
+        algorithm=type(task.solver).__name__,
+    )
+
+
+def _yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
+    """What optimality residuals are relative to: the null model's, unless ``tol`` of that is
+    less than the rounding error of a gradient."""
+    null = problem.null_optimality()
+    return jnp.maximum(null, problem.rounding / jnp.maximum(solver.tol, jnp.finfo(null.dtype).eps))
+
+
+def _problem(model: GLM, X: PyTree, y: Array, weight: Array, may_lack_classes: bool) -> Problem:
+    n_outputs = model.observations.n_outputs
+    coordinates, features = Coordinates.measure(
+        X, weight, model.penalty, n_outputs, model.fit_intercept
+    )
+    return Problem.of(model, features, y, weight, coordinates, may_lack_classes)
+
+
+def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
+    """Strengths and tolerances in the dtype of the data, which decides that of the result."""
+
+    def cast(leaf):
+        floating = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf).astype(dtype) if floating else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+@eqx.filter_jit
+def run_fit(model, X, y, weight, init_params, solver) -> FitResult:
+    task, run = _start(model, X, y, weight, init_params, solver)
+    return _finish(task, _advance(task, run, task.solver.maxiter))
+
+
+_jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(_finish)
+
+
+@eqx.filter_jit
+def _jit_advance(task: Task, run: Run, until: Int[Array, ""]) -> tuple[Run, Status, Array]:
+    run = _advance(task, run, until)
+    return run, task.status(run), run.cache.progress.optimality / task.yardstick
+
+
+def fit_with_callback(model, X, y, weight, init_params, solver, callback) -> FitResult:
+    """The same pieces, a loop on the host between them."""
+    began = time.perf_counter()
+    task, run = _jit_start(model, X, y, weight, init_params, solver)
+    stride = 1
+    while True:
+        before, n_iter = time.perf_counter(), int(run.n_iter)
+        run, status, optimality = _jit_advance(task, run, np.asarray(n_iter + stride, np.int32))
+        done = bool(status != Status.running)
+        report = FitProgress(
+            n_iter=int(run.n_iter),
+            maxiter=int(solver.maxiter),
+            objective=float(run.cache.progress.objective),
+            optimality=float(optimality),
+            tol=float(solver.tol),
+            elapsed=time.perf_counter() - began,
+            status=status,
+            done=done,
+        )
+        if done:
+            result = _jit_finish(task, run)
+            callback(report._replace(status=result.status, optimality=float(result.optimality)))
+            return result
+        callback(report)
+        if time.perf_counter() - before < 0.05:
+            stride *= 2
+
+
+@eqx.filter_jit
+def run_init_state(model, params, X, y, weight, solver) -> SolverState:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    problem = _problem(model, X, y, weight, may_lack_classes=True)
+    params = problem.start(problem.coordinates.from_user(params))
+    state = solver.init(problem, params)
+    cache = solver.evaluate(problem, params, state)
+    task = Task(problem, solver, _yardstick(problem, solver))
+    return _solver_state(task, Run(params, state, cache, jnp.zeros((), jnp.int32)))
+
+
+@eqx.filter_jit
+def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, SolverState]:
+    model, solver = _in_dtype((model, solver), weight.dtype)
+    coordinates = state.coordinates
+    features = coordinates.features(X)
+    problem = Problem.of(model, features, y, weight, coordinates, may_lack_classes=True)
+    params = problem.start(coordinates.from_user(params))
+    cache = solver.evaluate(problem, params, state.solver)
+    moved = solver.step(problem, params, state.solver, cache)
+    run = Run(*moved, state.n_iter + 1)
+    task = Task(problem, solver, state.yardstick)
+    return coordinates.to_user(run.params), _solver_state(task, run)
