@@ -188,15 +188,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 n_classes = len(self.classes_)
                 init_params = check_params(init_params, batch.features.X, n_classes)
                 init_params = glmcore.GLMParams(*init_params)
-            result = glmcore.fit(
-                model,
-                batch.features.X,
-                batch.y,
-                solver=solver,
-                init_params=init_params,
-                sample_weight=batch.weight,
-                callback=names.make_callback(vars(self)["solver_kwargs"]),
-            )
+            callback = names.make_callback(vars(self)["solver_kwargs"])
+            result = self._run(model, solver, init_params, batch, callback)
             reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
             reports.report(result, solver, batch, self.classes_)
             self._store(model, result.params, result.state, batch)
@@ -298,15 +291,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         params = check_params(
             params, batch.features.X, len(self.classes_), argument="params", values=False
         )
-        params, state = glmcore.update(
-            model,
-            glmcore.GLMParams(*params),
-            opt_state,
-            batch.features.X,
-            batch.y,
-            solver=self._solver(),
-            sample_weight=batch.weight,
-        )
+        params, state = self._step(model, params, opt_state, batch)
         self._store(model, params, state, batch, n_samples)
         self.n_iter_, self.status_ = state.n_iter, glmcore.Status.running
         return StepResult((params.coef, params.intercept), state)
@@ -544,6 +529,28 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             sample_weight=batch.weight,
         )
 
+    def _run(self, model, solver, init_params, batch, callback):
+        return glmcore.fit(
+            model,
+            batch.features.X,
+            batch.y,
+            solver=solver,
+            init_params=init_params,
+            sample_weight=batch.weight,
+            callback=callback,
+        )
+
+    def _step(self, model, params, state, batch):
+        return glmcore.update(
+            model,
+            glmcore.GLMParams(*params),
+            state,
+            batch.features.X,
+            batch.y,
+            solver=self._solver(),
+            sample_weight=batch.weight,
+        )
+
     def _store(self, model, params, state, batch, n_samples=None):
         X, names_found = batch.features.X, batch.features.names
         if isinstance(model.penalty, glmcore.UnRegularized):
@@ -580,28 +587,14 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     def _optimizer_update(self, params, state, X, y):
         batch = self._batch("optimizer_update", X, y)
         params = check_params(params, batch.features.X, len(self.classes_))
-        params, state = glmcore.update(
-            self._model(),
-            glmcore.GLMParams(*params),
-            state,
-            batch.features.X,
-            batch.y,
-            solver=self._solver(),
-            sample_weight=batch.weight,
-        )
+        params, state = self._step(self._model(), params, state, batch)
         return (params.coef, params.intercept), state, state.objective
 
     def _optimizer_run(self, params, X, y):
         batch = self._batch("optimizer_run", X, y)
         params = check_params(params, batch.features.X, len(self.classes_))
-        result = glmcore.fit(
-            self._model(),
-            batch.features.X,
-            batch.y,
-            solver=self._solver(),
-            init_params=glmcore.GLMParams(*params),
-            sample_weight=batch.weight,
-        )
+        start = glmcore.GLMParams(*params)
+        result = self._run(self._model(), self._solver(), start, batch, None)
         return (result.params.coef, result.params.intercept), result.state, result
 
 
