@@ -8,6 +8,8 @@ so that ``X @ coef + intercept = (X - m) @ (a * coef') + intercept'``.  The pena
 evaluated at ``coef``, on the user's own scale: the change of coordinates moves no optimum.
 """
 
+from typing import Optional
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,12 @@ from jaxtyping import Array, Float, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
+from glmcore.rows import row_squares, row_sums
 from glmcore.rounding import compensated_sum, two_product_error
 from glmcore.tree import safe_sqrt
+
+#: Roundings of the centre below which a deviation may be no deviation at all.
+_CENTRE_ROUNDINGS = 1000
 
 
 class Coordinates(eqx.Module):
@@ -46,18 +52,19 @@ class Coordinates(eqx.Module):
         penalty: AbstractPenalty,
         n_outputs: int,
         fit_intercept: bool,
+        centre: Optional[Float[Array, " p"]] = None,
     ) -> tuple["Coordinates", Float[Array, "n p"]]:
         """Centre and scale of ``X`` under ``weight``, as far as ``penalty`` allows, and the
-        centred features."""
+        centred features; with ``centre``, ``X`` has been centred by it before."""
         leaves, structure = jax.tree.flatten(X)
         widths = tuple(leaf.shape[1] for leaf in leaves)
-        matrix, share = stack_columns(X), (weight / jnp.sum(weight))[:, None]
-        if fit_intercept:
-            centre = jnp.sum(share * matrix, axis=0)
-        else:
-            centre = jnp.zeros(matrix.shape[1], matrix.dtype)
-        features = matrix - centre[None, :]
-        deviation = _deviation(features, weight, share, fit_intercept)
+        features, share = stack_columns(X), weight / jnp.sum(weight)
+        if centre is None and fit_intercept:
+            centre = row_sums(share[None, :], features)[0]
+            features = features - centre[None, :]
+        elif centre is None:
+            centre = jnp.zeros(features.shape[1], features.dtype)
+        deviation = _deviation(features, centre, weight, share, fit_intercept)
         constant = deviation == 0
         scale = jnp.where(constant, 1, 1 / jnp.where(constant, 1, deviation))
         scale = jnp.broadcast_to(scale[:, None], (scale.shape[0], n_outputs))
@@ -102,21 +109,17 @@ class Coordinates(eqx.Module):
 
 def _deviation(
     features: Float[Array, "n p"],
+    centre: Float[Array, " p"],
     weight: Float[Array, " n"],
-    share: Float[Array, "n 1"],
+    share: Float[Array, " n"],
     fit_intercept: bool,
 ) -> Float[Array, " p"]:
     """Standard deviation of each centred feature, exactly 0 for one that does not vary."""
-
-    def moments(features):
-        second = jnp.einsum("np,np->p", features, share * features)
-        # The rounding error of the mean is not variance.
-        return second, second - fit_intercept * jnp.square(jnp.sum(share * features, axis=0))
-
     info = jnp.finfo(features.dtype)
-    second, variance = moments(features)
-    in_range = (second > info.tiny / info.eps) & jnp.isfinite(second)
-    doubtful = ~in_range | (variance <= 64 * info.eps * second)
+    second = row_squares(share, features)
+    # What is large against the rounding error of the centre has its mean at 0.
+    noise = jnp.square(_CENTRE_ROUNDINGS * info.eps * centre)
+    doubtful = ~((second > jnp.maximum(noise, info.tiny / info.eps)) & jnp.isfinite(second))
 
     def look_closer():
         used = (weight > 0)[:, None]
@@ -124,13 +127,16 @@ def _deviation(
         high = jnp.max(jnp.where(used, features, -jnp.inf), axis=0)
         size = jnp.maximum(jnp.abs(low), jnp.abs(high))
         unit = jnp.where(size > 0, size, 1)  # squares neither overflow nor vanish
-        deviation = unit * safe_sqrt(moments(features / unit[None, :])[1])
+        scaled = features / unit[None, :]
+        mean = row_sums(share[None, :], scaled)[0]
+        variance = row_squares(share, scaled) - fit_intercept * jnp.square(mean)
+        deviation = unit * safe_sqrt(variance)
         # Below the root of the smallest number the inverse square has no value.
         constant = (low == high) | (deviation < jnp.sqrt(info.tiny))
         return jnp.where(constant, 0, deviation)
 
     closer = jax.lax.cond(jnp.any(doubtful), look_closer, lambda: jnp.zeros_like(second))
-    return jnp.where(doubtful, closer, safe_sqrt(variance))
+    return jnp.where(doubtful, closer, safe_sqrt(second))
 
 
 def _allowed_scale(

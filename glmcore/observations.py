@@ -23,7 +23,7 @@ class AbstractObservations(eqx.Module):
 
     Every method returns one number a sample (or one a sample and class): weights and sums come
     later.  The class axis of ``eta`` is the last one, but for what a solver calls in its inner
-    loop, ``value_and_residual`` and ``divergence``: there it is the first, since K long rows
+    loop, from ``value_and_residual`` to ``curvature``: there it is the first, since K long rows
     vectorise on a CPU and n short ones do not.
     """
 
@@ -53,6 +53,14 @@ class AbstractObservations(eqx.Module):
         self, change: Array, eta: Array, y: Array, inverse_link: InverseLink = None
     ) -> Array:
         """By how much the negative log-likelihood at ``eta + change`` exceeds its tangent at ``eta``."""
+
+    @abc.abstractmethod
+    def hessian(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
+        """Second derivatives of each negative log-likelihood, (K, K, n) for ``eta`` (K, n)."""
+
+    @abc.abstractmethod
+    def curvature(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
+        """Mean of those second derivatives over the directions that change a probability."""
 
     @abc.abstractmethod
     def null_predictor(self, y: Array, weight: Array) -> Array:
@@ -146,8 +154,7 @@ class Categorical(AbstractObservations):
             return moved - value - jnp.sum(residual * change, axis=0)
         # log E exp(z) for the centred change z, without the cancellation that the difference
         # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
-        exp = jnp.exp(eta - _over_classes(jnp.maximum, jnp.max, eta)[None])
-        proba = exp / _over_classes(jnp.add, jnp.sum, exp)[None]
+        proba = _softmax(eta)
         z = change - _over_classes(jnp.add, jnp.sum, proba * change)[None]
         # Beyond `far` the exponential would overflow in a sum; there nothing cancels.
         far = _over_classes(jnp.maximum, jnp.max, z)
@@ -159,6 +166,32 @@ class Categorical(AbstractObservations):
         near = jnp.log1p(_over_classes(jnp.add, jnp.sum, proba * excess))
         sums = _over_classes(jnp.add, jnp.sum, proba * jnp.exp(z - shift[None]))
         return jnp.where(far > 1, shift + jnp.log(sums), near)
+
+    def hessian(
+        self, eta: Float[Array, "K n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
+    ) -> Float[Array, "K K n"]:
+        identity = jnp.eye(self.n_classes, dtype=eta.dtype)
+        if is_log_softmax(inverse_link):
+            proba = _softmax(eta)
+            return proba[:, None, :] * (identity[:, :, None] - proba[None, :, :])
+
+        def residual(eta):
+            return self.value_and_residual(eta, y, inverse_link)[1]
+
+        def along(direction):
+            direction = jnp.broadcast_to(direction[:, None], eta.shape)
+            return jax.jvp(residual, (eta,), (direction,))[1]
+
+        return jax.vmap(along)(identity)
+
+    def curvature(
+        self, eta: Float[Array, "K n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
+    ) -> Float[Array, " n"]:
+        if is_log_softmax(inverse_link):
+            trace = 1 - jnp.sum(jnp.square(_softmax(eta)), axis=0)
+        else:
+            trace = jnp.einsum("kkn->n", self.hessian(eta, y, inverse_link))
+        return trace / (self.n_classes - 1)
 
     def frequencies(
         self, y: Integer[Array, " n"], weight: Float[Array, " n"]
@@ -203,6 +236,11 @@ def _over_classes(
     if values.shape[0] <= _UNROLLED_CLASSES:
         return functools.reduce(pairwise, list(values))
     return along_axis(values, axis=0)
+
+
+def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
+    exp = jnp.exp(eta - _over_classes(jnp.maximum, jnp.max, eta)[None])
+    return exp / _over_classes(jnp.add, jnp.sum, exp)[None]
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

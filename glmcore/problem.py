@@ -9,6 +9,7 @@ from glmcore.coordinates import Coordinates
 from glmcore.observations import AbstractObservations, InverseLink, is_log_softmax
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
+from glmcore.rows import row_sums
 from glmcore.tree import tree_norm
 
 #: Added to the linear predictor of a class without weight: its probability underflows to 0.
@@ -77,8 +78,10 @@ class Problem(eqx.Module):
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
         """The linear predictor, linear in ``params``: a sum of steps is a sum of predictors."""
         product = self.X @ (self.coordinates.varying_scale * params.coef)
-        # The barrier keeps XLA from turning the transpose into a product in a slow layout.
-        return jax.lax.optimization_barrier(product).T + params.intercept[:, None]
+        # The barriers keep XLA from turning the transpose into a product in a slow layout, and
+        # from transposing once for each of its readers.
+        transposed = jax.lax.optimization_barrier(product).T
+        return jax.lax.optimization_barrier(transposed + params.intercept[:, None])
 
     def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
         return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
@@ -103,10 +106,30 @@ class Problem(eqx.Module):
 
     def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
         """Gradient of the loss in ``params`` from that in the linear predictor."""
-        coef = jnp.einsum("kn,np->kp", residual, self.X).T * self.coordinates.varying_scale
+        coef = row_sums(residual, self.X).T * self.coordinates.varying_scale
         if not self.fit_intercept:
             return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
         return GLMParams(coef, jnp.sum(residual, axis=1))
+
+    def hessian(
+        self, eta: Float[Array, "K m"], y: Int[Array, " m"]
+    ) -> Float[Array, "K K m"]:
+        """Second derivatives of each sample's loss in its linear predictor."""
+        return self.observations.hessian(self._without_absent(eta), y, self.inverse_link)
+
+    def mean_curvature(
+        self, eta: Float[Array, "K m"], y: Int[Array, " m"]
+    ) -> Float[Array, " m"]:
+        """Mean of :meth:`hessian` over the directions that change a probability."""
+        return self.observations.curvature(self._without_absent(eta), y, self.inverse_link)
+
+    def hessian_product(
+        self, direction: GLMParams, eta: Float[Array, "K n"]
+    ) -> GLMParams:
+        """The Hessian of the loss times ``direction``: one pass forward and one back."""
+        change = self.predictor(direction)
+        _, bend = jax.jvp(lambda eta: self.loss_and_residual(eta)[1], (eta,), (change,))
+        return self.gradient(bend)
 
     # The penalty, on the user's scale
 
@@ -185,6 +208,11 @@ class Problem(eqx.Module):
             intercept = jnp.zeros_like(intercept)
         return GLMParams(jnp.zeros_like(scale), intercept.astype(scale.dtype))
 
+    def null_predictor(self) -> Float[Array, "K n"]:
+        """The linear predictor of :meth:`null_params`, without a look at the features."""
+        intercept = self.null_params().intercept
+        return jnp.broadcast_to(intercept[:, None], (intercept.size, self.y.size))
+
     def objective(self, params: GLMParams) -> Float[Array, ""]:
         return self.loss(self.predictor(params)) + self.penalty_value(params.coef)
 
@@ -210,8 +238,8 @@ class Problem(eqx.Module):
 
     def null_optimality(self) -> Float[Array, ""]:
         """Gradient norm of the loss at the null model: the yardstick of ``tol``."""
-        # Written like any other: where a fit starts at the null model, XLA computes it once.
-        _, residual = self.loss_and_residual(self.predictor(self.null_params()))
+        # Where a fit starts at the null model, XLA computes this once.
+        _, residual = self.loss_and_residual(self.null_predictor())
         return tree_norm(self.gradient(residual))
 
     @property

@@ -91,17 +91,18 @@ class Run(eqx.Module):
     n_iter: Int[Array, ""]
 
 
-def _start(model, X, y, weight, init_params, solver) -> tuple[Task, Run]:
+def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]:
     model, solver = _in_dtype((model, solver), weight.dtype)
-    problem = _problem(model, X, y, weight, may_lack_classes=False)
-    params = problem.null_params()
+    problem = _problem(model, X, y, weight, centre, may_lack_classes=False)
+    params, eta = problem.null_params(), problem.null_predictor()
     if init_params is not None:
         params = problem.start(problem.coordinates.from_user(init_params))
         if problem.shift_invariant:  # a level far from zero would cost digits
             level = jnp.mean(params.intercept, where=problem.present)
             params = GLMParams(problem.level(params.coef), params.intercept - level)
-    state = solver.init(problem, params)
-    cache = solver.evaluate(problem, params, state)
+        eta = problem.predictor(params)
+    state = solver.init(problem, params, eta)
+    cache = solver.evaluate(problem, params, eta, state)
     task = Task(problem, solver, _yardstick(problem, solver))
     return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
 
@@ -110,8 +111,9 @@ def _advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
     """Steps until the fit ends or ``until`` of them are done."""
 
     def step(run: Run) -> Run:
-        moved = task.solver.step(task.problem, run.params, run.state, run.cache)
-        return Run(*moved, run.n_iter + 1)
+        params, *moved = task.solver.step(task.problem, run.params, run.state, run.cache)
+        n_iter = run.n_iter + 1
+        return Run(params, *task.solver.refresh(task.problem, n_iter, *moved), n_iter)
 
     def under_way(run: Run) -> Bool[Array, ""]:
         return (task.status(run) == Status.running) & (run.n_iter < until)
@@ -156,10 +158,10 @@ def _yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
     return jnp.maximum(null, problem.rounding / jnp.maximum(solver.tol, jnp.finfo(null.dtype).eps))
 
 
-def _problem(model: GLM, X: PyTree, y: Array, weight: Array, may_lack_classes: bool) -> Problem:
+def _problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
     n_outputs = model.observations.n_outputs
     coordinates, features = Coordinates.measure(
-        X, weight, model.penalty, n_outputs, model.fit_intercept
+        X, weight, model.penalty, n_outputs, model.fit_intercept, centre
     )
     return Problem.of(model, features, y, weight, coordinates, may_lack_classes)
 
@@ -175,8 +177,8 @@ def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
 
 
 @eqx.filter_jit
-def run_fit(model, X, y, weight, init_params, solver) -> FitResult:
-    task, run = _start(model, X, y, weight, init_params, solver)
+def run_fit(model, X, y, weight, centre, init_params, solver) -> FitResult:
+    task, run = _start(model, X, y, weight, centre, init_params, solver)
     return _finish(task, _advance(task, run, task.solver.maxiter))
 
 
@@ -189,10 +191,10 @@ def _jit_advance(task: Task, run: Run, until: Int[Array, ""]) -> tuple[Run, Stat
     return run, task.status(run), run.cache.progress.optimality / task.yardstick
 
 
-def fit_with_callback(model, X, y, weight, init_params, solver, callback) -> FitResult:
+def fit_with_callback(model, X, y, weight, centre, init_params, solver, callback) -> FitResult:
     """The same pieces, a loop on the host between them."""
     began = time.perf_counter()
-    task, run = _jit_start(model, X, y, weight, init_params, solver)
+    task, run = _jit_start(model, X, y, weight, centre, init_params, solver)
     stride = 1
     while True:
         before, n_iter = time.perf_counter(), int(run.n_iter)
@@ -220,10 +222,11 @@ def fit_with_callback(model, X, y, weight, init_params, solver, callback) -> Fit
 @eqx.filter_jit
 def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = _in_dtype((model, solver), weight.dtype)
-    problem = _problem(model, X, y, weight, may_lack_classes=True)
+    problem = _problem(model, X, y, weight, None, may_lack_classes=True)
     params = problem.start(problem.coordinates.from_user(params))
-    state = solver.init(problem, params)
-    cache = solver.evaluate(problem, params, state)
+    eta = problem.predictor(params)
+    state = solver.init(problem, params, eta)
+    cache = solver.evaluate(problem, params, eta, state)
     task = Task(problem, solver, _yardstick(problem, solver))
     return _solver_state(task, Run(params, state, cache, jnp.zeros((), jnp.int32)))
 
@@ -235,7 +238,7 @@ def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, S
     features = coordinates.features(X)
     problem = Problem.of(model, features, y, weight, coordinates, may_lack_classes=True)
     params = problem.start(coordinates.from_user(params))
-    cache = solver.evaluate(problem, params, state.solver)
+    cache = solver.evaluate(problem, params, problem.predictor(params), state.solver)
     moved = solver.step(problem, params, state.solver, cache)
     run = Run(*moved, state.n_iter + 1)
     task = Task(problem, solver, state.yardstick)

@@ -8,19 +8,37 @@ from jaxtyping import PyTree
 
 from glmcore.checks import check_data, check_params, check_penalty, check_state
 from glmcore.model import GLM
-from glmcore.padding import pad_rows
+from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
 from glmcore.results import FitProgress, FitResult, SolverState
-from glmcore.solvers import LBFGS, ProximalGradient
+from glmcore.penalties import AbstractPenalty
+from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.tree import is_concrete
 
 
-def default_solver(penalty) -> AbstractSolver:
-    """The solver that ``solver=None`` stands for: LBFGS if the penalty is smooth, else
-    ProximalGradient."""
-    return LBFGS() if penalty.smooth else ProximalGradient()
+#: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
+_NEWTON_PARAMS = 128
+
+
+def default_solver(penalty: AbstractPenalty, n_params: Optional[int] = None) -> AbstractSolver:
+    """The solver that ``solver=None`` stands for.
+
+    ProximalGradient if the penalty is not smooth, else LBFGS, but Newton for a fit of at most
+    128 parameters (p K + K).
+
+    Examples
+    --------
+    >>> import glmcore
+    >>> type(glmcore.default_solver(glmcore.Ridge())).__name__
+    'LBFGS'
+    >>> type(glmcore.default_solver(glmcore.Ridge(), n_params=15)).__name__
+    'Newton'
+    """
+    if not penalty.smooth:
+        return ProximalGradient()
+    return LBFGS() if n_params is None or n_params > _NEWTON_PARAMS else Newton()
 
 
 def fit(
@@ -48,7 +66,7 @@ def fit(
     y : int array of shape (n,)
         Class indices from 0 to K - 1.
     solver : AbstractSolver, optional
-        Default: LBFGS for smooth penalties, ProximalGradient for the others.
+        Default: :func:`default_solver`, which goes by the penalty and the number of parameters.
     init_params : GLMParams, optional
         Where to start; default the null model.
     sample_weight : array of shape (n,), optional
@@ -81,19 +99,22 @@ def fit(
     >>> result.params.coef.round(3)
     Array([[-0.372,  0.372]], dtype=float32)
     """
-    solver = default_solver(model.penalty) if solver is None else solver
-    check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
+    solver = default_solver(model.penalty, _n_params(model, X)) if solver is None else solver
+    check_solver(solver, model.penalty)
     check_penalty(model, X)
     if init_params is not None:
         init_params = check_params(model, init_params, X)
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
-    X, y, weight = pad_rows(X, y, weight)
+    if model.fit_intercept:
+        centre, X, weight, y = centred_rows(X, weight, y)
+    else:
+        centre, (X, weight, y) = None, pad_rows(X, weight, y)
     if callback is None:
-        return run_fit(model, X, y, weight, init_params, solver)
+        return run_fit(model, X, y, weight, centre, init_params, solver)
     if not is_concrete((model, X, y, weight, init_params, solver)):
         raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
-    return fit_with_callback(model, X, y, weight, init_params, solver, callback)
+    return fit_with_callback(model, X, y, weight, centre, init_params, solver, callback)
 
 
 def init_state(
@@ -107,7 +128,7 @@ def init_state(
 ) -> SolverState:
     """State for :func:`update`: freezes centre and scale of this data.
 
-    Parameters and errors are those of :func:`fit`, with ``params`` the starting point.
+    ``solver=None`` is LBFGS for smooth penalties, ProximalGradient for the others.  Parameters and errors are those of :func:`fit`, with ``params`` the starting point.
 
     Examples
     --------
@@ -121,6 +142,7 @@ def init_state(
     >>> int(state.n_iter)
     1
     """
+    solver = default_solver(model.penalty) if solver is None else solver
     return run_init_state(*_checked(model, params, X, y, solver, sample_weight))
 
 
@@ -140,9 +162,12 @@ def update(
     rows (compiled once a bucket, see :func:`pad_rows`).  Parameters and errors are those of :func:`fit`,
     an example is in :func:`init_state`.
     """
+    found = getattr(state, "algorithm", type(state).__name__)
+    if solver is None:  # that of the state, if it is one of the defaults
+        few = default_solver(model.penalty, n_params=0)
+        solver = few if type(few).__name__ == found else default_solver(model.penalty)
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
-    if not isinstance(state, SolverState) or state.algorithm != type(solver).__name__:
-        found = getattr(state, "algorithm", type(state).__name__)
+    if not isinstance(state, SolverState) or found != type(solver).__name__:
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
         )
@@ -150,8 +175,11 @@ def update(
     return run_update(model, params, state, X, y, weight, solver)
 
 
+def _n_params(model: GLM, X: PyTree) -> int:
+    return (sum(leaf.shape[1] for leaf in jax.tree.leaves(X)) + 1) * model.observations.n_outputs
+
+
 def _checked(model, params, X, y, solver, sample_weight):
-    solver = default_solver(model.penalty) if solver is None else solver
     check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
     check_penalty(model, X)

@@ -55,8 +55,9 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         Default 1.0; for ElasticNet (strength, ratio), default (1.0, 0.5).  Wins over a strength
         inside an instance.  An array broadcasts to coef_, a pytree mirrors a pytree X.
     solver_name : str, optional
-        ``"LBFGS"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"`` for smooth penalties,
-        ``"ProximalGradient"`` for all; default LBFGS for smooth penalties.
+        ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"`` for smooth
+        penalties, ``"ProximalGradient"`` for all.  Default: ProximalGradient if the penalty is
+        not smooth, else LBFGS, but Newton in a fit of at most 128 parameters.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize`` or ``memory`` where the solver has
@@ -183,7 +184,9 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         """
         with self._unchanged_on_error():
             batch = self._first_batch(X, y, sample_weight, keep_classes=False)
-            model, solver = self._model(), self._solver()
+            model = self._model()
+            n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
+            solver = self._solver(n_params=(n_features + 1) * len(self.classes_))
             if init_params is not None:
                 n_classes = len(self.classes_)
                 init_params = check_params(init_params, batch.features.X, n_classes)
@@ -547,7 +550,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             state,
             batch.features.X,
             batch.y,
-            solver=self._solver(),
+            solver=self._solver(state=state),
             sample_weight=batch.weight,
         )
 

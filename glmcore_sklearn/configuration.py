@@ -66,7 +66,8 @@ class ConfiguredGLM(BaseEstimator):
     @_Parameter
     def solver_name(self, given):
         """Name of the solver that runs."""
-        return names.solver_class(given, self.regularizer).__name__
+        state = vars(self).get("solver_state_")
+        return names.solver_class(given, self.regularizer, state=state).__name__
 
     @_Parameter
     def solver_kwargs(self, given):
@@ -102,7 +103,7 @@ class ConfiguredGLM(BaseEstimator):
     @property
     def solver(self):
         """The class of the solver."""
-        return names.solver_class(vars(self)["solver_name"], self.regularizer)
+        return names.SOLVERS[self.solver_name]
 
     @property
     def solver_spec(self):
@@ -166,8 +167,13 @@ class ConfiguredGLM(BaseEstimator):
         penalty = names.with_strength(self.regularizer, strength)
         return dataclasses.replace(self._predictor(), penalty=penalty)
 
-    def _solver(self):
-        return names.make_solver(self.solver, vars(self)["solver_kwargs"])
+    def _solver(self, n_params=None, state=None):
+        """The solver of a fit of so many parameters, or of a state."""
+        given, solver_kwargs = vars(self)["solver_name"], vars(self)["solver_kwargs"]
+        if isinstance(solver_kwargs, dict) and "memory" in solver_kwargs:  # one default has any
+            n_params = None
+        kind = names.solver_class(given, self.regularizer, n_params, state)
+        return names.make_solver(kind, solver_kwargs)
 
 
 def _short(value: Any) -> str:

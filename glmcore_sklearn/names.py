@@ -28,6 +28,7 @@ SOLVERS = {
         glmcore.BFGS,
         glmcore.LBFGS,
         glmcore.NonlinearCG,
+        glmcore.Newton,
         glmcore.ProximalGradient,
     )
 }
@@ -103,10 +104,19 @@ def with_strength(penalty: glmcore.AbstractPenalty, strength: Any) -> glmcore.Ab
     return dataclasses.replace(penalty, strength=_numbers(strength))
 
 
-def solver_class(solver_name: Any, penalty: glmcore.AbstractPenalty) -> type:
-    """The class that a ``solver_name`` stands for; None is the default of the penalty."""
+def solver_class(
+    solver_name: Any,
+    penalty: glmcore.AbstractPenalty,
+    n_params: int | None = None,
+    state: Any = None,
+) -> type:
+    """The class that a ``solver_name`` stands for; None is that of a solver ``state``, else the
+    default for the penalty and the number of parameters."""
     if solver_name is None:
-        return type(glmcore.default_solver(penalty))
+        few = type(glmcore.default_solver(penalty, n_params=0))
+        if getattr(state, "algorithm", None) == few.__name__:
+            return few
+        return type(glmcore.default_solver(penalty, n_params))
     if not isinstance(solver_name, str):
         raise TypeError(
             f"solver_name must be a string ({', '.join(SOLVERS)}), found {type(solver_name).__name__}"

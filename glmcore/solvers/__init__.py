@@ -4,6 +4,7 @@ from glmcore.solvers.base import AbstractSolver, default_tol
 from glmcore.solvers.bfgs import BFGS
 from glmcore.solvers.gradient_descent import GradientDescent
 from glmcore.solvers.lbfgs import LBFGS
+from glmcore.solvers.newton import Newton
 from glmcore.solvers.nonlinear_cg import NonlinearCG
 from glmcore.solvers.optax_solver import Optax
 from glmcore.solvers.proximal_gradient import ProximalGradient
@@ -13,6 +14,7 @@ __all__ = [
     "LBFGS",
     "AbstractSolver",
     "GradientDescent",
+    "Newton",
     "NonlinearCG",
     "Optax",
     "ProximalGradient",

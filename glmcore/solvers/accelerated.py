@@ -72,16 +72,21 @@ class AbstractAccelerated(AbstractSolver):
     def prox(self, problem: Problem, params: GLMParams, stepsize: Array) -> GLMParams:
         """Proximal operator of the rest."""
 
-    def init(self, problem: Problem, params: GLMParams) -> AcceleratedState:
+    def init(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+    ) -> AcceleratedState:
         loss, _ = problem.curvature()
         # 1 / curvature of one feature: an optimistic start that the line search corrects.
         stepsize = jnp.where(self.stepsize > 0, self.stepsize, 1 / loss)
         return AcceleratedState(stepsize, jnp.ones_like(stepsize), params)
 
     def evaluate(
-        self, problem: Problem, params: GLMParams, state: AcceleratedState
+        self,
+        problem: Problem,
+        params: GLMParams,
+        eta: Float[Array, "K n"],
+        state: AcceleratedState,
     ) -> AcceleratedCache:
-        eta = problem.predictor(params)
         loss, residual = problem.loss_and_residual(eta)
         optimality = problem.optimality(params, problem.gradient(residual))
         return AcceleratedCache(
@@ -127,6 +132,15 @@ class AbstractAccelerated(AbstractSolver):
             since_best=since_best,
             progress=Standing(objective, optimality, none, since_best >= _PATIENCE),
         )
+
+    def refresh(
+        self,
+        problem: Problem,
+        n_iter: Int[Array, ""],
+        state: AcceleratedState,
+        cache: AcceleratedCache,
+    ) -> tuple[AcceleratedState, AcceleratedCache]:
+        return state, cache
 
     def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Standing:
         exact = problem.optimality_of(params)

@@ -1,4 +1,4 @@
-"""What a solver is: ``init``, ``evaluate``, ``step``, ``finish``.
+"""What a solver is: ``init``, ``evaluate``, ``step``, ``refresh``, ``finish``.
 
 A solver keeps apart what outlives a batch and what does not.  Its *state* can be carried to
 another batch by :func:`glmcore.update`; its *cache* (gradients, linear predictors: all that
@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
@@ -55,11 +55,13 @@ class AbstractSolver(eqx.Module):
     needs_smooth: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
-    def init(self, problem: Problem, params: GLMParams) -> Any:
-        """State before the first step."""
+    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
+        """State before the first step; ``eta`` is the linear predictor of ``params``."""
 
     @abc.abstractmethod
-    def evaluate(self, problem: Problem, params: GLMParams, state: Any) -> Any:
+    def evaluate(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"], state: Any
+    ) -> Any:
         """Cache of ``params`` on the rows of ``problem``; it has a field ``progress``."""
 
     @abc.abstractmethod
@@ -67,6 +69,13 @@ class AbstractSolver(eqx.Module):
         self, problem: Problem, params: GLMParams, state: Any, cache: Any
     ) -> tuple[GLMParams, Any, Any]:
         """One step: new params, state and cache."""
+
+    @abc.abstractmethod
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: Any
+    ) -> tuple[Any, Any]:
+        """State and cache after ``n_iter`` steps of a fit, with what it pays to look at anew now
+        and then.  An update, whose batch may be small, does not call it."""
 
     @abc.abstractmethod
     def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Standing:

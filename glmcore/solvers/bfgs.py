@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 
 
 class InverseHessian(AbstractMemory):
@@ -19,7 +19,9 @@ class InverseHessian(AbstractMemory):
     matrix: Float[Array, "d d"]
     start: Float[Array, " d"]
 
-    def direction(self, gradient: GLMParams) -> GLMParams:
+    def direction(
+        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+    ) -> GLMParams:
         flat, unravel = ravel_pytree(gradient)
         return unravel(-(self.matrix @ flat))
 
@@ -62,8 +64,15 @@ class BFGS(AbstractDescent):
     needs_smooth = True
     slope_left = 0.9
 
-    def init(self, problem: Problem, params: GLMParams) -> InverseHessian:
+    def init(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+    ) -> InverseHessian:
         loss, penalty = problem.curvature()
         curvature = GLMParams(loss + penalty, jnp.full_like(params.intercept, loss))
         start = 1 / ravel_pytree(curvature)[0]
         return InverseHessian(jnp.diag(start), start)
+
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
+    ) -> tuple[Any, DescentCache]:
+        return state, cache

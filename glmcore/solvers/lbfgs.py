@@ -5,67 +5,122 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner
-from glmcore.tree import tree_axpy, tree_dot
+
+#: Steps after which the preconditioner is made anew where the fit has got to.
+_REFRESH_STEPS = 8
 
 
 class Pairs(AbstractMemory):
-    """The last steps and the changes of gradient that they made, newest last."""
+    r"""The last steps s and the changes y of gradient that they made, newest last.
+
+    Every pair is scaled to ``<s, y> = 1``, so that with the preconditioner M (an inverse
+    Hessian) and R the upper triangle of ``<s_i, y_j>``, whose diagonal is one, the inverse
+    Hessian of Byrd, Nocedal & Schnabel (1994, theorem 2.2) is
+
+    .. math:: \gamma M + S^T R^{-T} (I + \gamma Y M Y^T) R^{-1} S
+              - \gamma S^T R^{-T} Y M - \gamma M Y^T R^{-1} S
+
+    A few products with matrices of ``memory`` rows, no recursion.
+    """
 
     preconditioner: Preconditioner
-    steps: GLMParams  # leading axis: memory
-    changes: GLMParams
-    inverse_products: Float[Array, " memory"]  # 1 / <step, change>; 0 for an empty slot
-    gamma: Float[Array, ""]
+    steps: Float[Array, "memory d"]
+    changes: Float[Array, "memory d"]
+    smoothed: Float[Array, "memory d"]  # the preconditioner times each change
+    inverse_triangle: Float[Array, "memory memory"]
+    products: Float[Array, "memory memory"]  # of changes and smoothed changes
 
-    def direction(self, gradient: GLMParams) -> GLMParams:
-        """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
+    @classmethod
+    def empty(cls, preconditioner: Preconditioner, params: GLMParams, memory: int) -> "Pairs":
+        vectors = jnp.zeros((memory, ravel_pytree(params)[0].size), params.intercept.dtype)
+        square = jnp.zeros((memory, memory), vectors.dtype)
+        return cls(preconditioner, vectors, vectors, vectors, square, square)
 
-        def backward(q, pair):
-            step, change, inverse_product = pair
-            weight = inverse_product * tree_dot(step, q)
-            return tree_axpy(-weight, change, q), weight
+    @property
+    def gamma(self) -> Float[Array, ""]:
+        """Scale of the preconditioner: the curvature seen last over the one expected."""
+        last = self.products[-1, -1]
+        return jnp.where(last > 0, 1 / jnp.where(last > 0, last, 1), 1)
 
-        def forward(q, pair):
-            step, change, inverse_product, weight = pair
-            correction = weight - inverse_product * tree_dot(change, q)
-            return tree_axpy(correction, step, q), None
-
-        pairs = (self.steps, self.changes, self.inverse_products)
-        q, weights = jax.lax.scan(backward, gradient, pairs, reverse=True)
-        q = jax.tree.map(lambda x: self.gamma * x, self.preconditioner.apply(q))
-        q, _ = jax.lax.scan(forward, q, (*pairs, weights))
-        return jax.tree.map(jnp.negative, q)
+    def direction(
+        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+    ) -> GLMParams:
+        g, unravel = ravel_pytree(gradient)
+        along = self.inverse_triangle @ (self.steps @ g)
+        back = along + self.gamma * (self.products @ along - self.smoothed @ g)
+        quasi_newton = (self.inverse_triangle.T @ back) @ self.steps
+        smooth = ravel_pytree(self.preconditioner.apply(gradient))[0]
+        return unravel(-(quasi_newton + self.gamma * (smooth - along @ self.smoothed)))
 
     def remember(self, step: GLMParams, change: GLMParams, gradient: GLMParams) -> "Pairs":
-        def push(memory, new):
-            return jnp.concatenate([memory[1:], new[None]])
-
-        product = tree_dot(step, change)
+        s, y = ravel_pytree(step)[0], ravel_pytree(change)[0]
+        length = jnp.sqrt(s @ y)
+        s, y = s / length, y / length
+        smoothed = ravel_pytree(self.preconditioner.apply(change))[0] / length
+        # The triangle loses its first row and column and gains a last column <s_i, y>; the
+        # inverse of a trailing block is the trailing block of the inverse.
+        inverse = self.inverse_triangle[1:, 1:]
+        products = self.smoothed[1:] @ y
         return Pairs(
             preconditioner=self.preconditioner,
-            steps=jax.tree.map(push, self.steps, step),
-            changes=jax.tree.map(push, self.changes, change),
-            inverse_products=push(self.inverse_products, 1 / product),
-            gamma=product / tree_dot(change, self.preconditioner.apply(change)),
+            steps=_push(self.steps, s),
+            changes=_push(self.changes, y),
+            smoothed=_push(self.smoothed, smoothed),
+            inverse_triangle=_bordered(
+                inverse, -inverse @ (self.steps[1:] @ y), jnp.zeros_like(products), jnp.ones_like(length)
+            ),
+            products=_bordered(self.products[1:, 1:], products, products, y @ smoothed),
+        )
+
+    def with_preconditioner(self, preconditioner: Preconditioner, like: GLMParams) -> "Pairs":
+        unravel = ravel_pytree(like)[1]
+
+        def smooth(change):
+            return ravel_pytree(preconditioner.apply(unravel(change)))[0]
+
+        smoothed = jax.vmap(smooth)(self.changes)
+        return Pairs(
+            preconditioner=preconditioner,
+            steps=self.steps,
+            changes=self.changes,
+            smoothed=smoothed,
+            inverse_triangle=self.inverse_triangle,
+            products=self.changes @ smoothed.T,
         )
 
     def forget(self) -> "Pairs":
-        fresh = (jnp.zeros_like(self.inverse_products), jnp.ones_like(self.gamma))
-        return eqx.tree_at(lambda m: (m.inverse_products, m.gamma), self, fresh)
+        fresh = jax.tree.map(jnp.zeros_like, self)
+        return eqx.tree_at(lambda m: m.preconditioner, fresh, self.preconditioner)
+
+
+def _push(vectors: Float[Array, "memory d"], new: Float[Array, " d"]) -> Float[Array, "memory d"]:
+    return jnp.concatenate([vectors[1:], new[None]])
+
+
+def _bordered(
+    block: Float[Array, "k k"],
+    column: Float[Array, " k"],
+    row: Float[Array, " k"],
+    corner: Float[Array, ""],
+) -> Float[Array, "k1 k1"]:
+    top = jnp.concatenate([block, column[:, None]], axis=1)
+    return jnp.concatenate([top, jnp.append(row, corner)[None, :]])
 
 
 class LBFGS(AbstractDescent):
     """Limited-memory BFGS for smooth penalties (the default for Ridge and UnRegularized).
 
     The first inverse Hessian of every direction is that of the Gram matrix of the scaled
-    features (p up to 1024; a diagonal beyond).
+    features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
+    fit stood when it was made, every eight steps.
 
     Parameters
     ----------
@@ -91,13 +146,22 @@ class LBFGS(AbstractDescent):
     needs_smooth = True
     slope_left = 0.9
 
-    def init(self, problem: Problem, params: GLMParams) -> Pairs:
-        empty = jax.tree.map(lambda w: jnp.zeros((self.memory, *w.shape), w.dtype), params)
-        one = jnp.ones((), params.intercept.dtype)
-        return Pairs(
-            preconditioner=Preconditioner.of(problem),
-            steps=empty,
-            changes=empty,
-            inverse_products=jnp.zeros(self.memory, one.dtype),
-            gamma=one,
-        )
+    def init(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+    ) -> Pairs:
+        return Pairs.empty(Preconditioner.of(problem, eta), params, self.memory)
+
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: Pairs, cache: DescentCache
+    ) -> tuple[Pairs, DescentCache]:
+        def anew():
+            preconditioner = Preconditioner.of(problem, cache.eta)
+            fresh = state.with_preconditioner(preconditioner, cache.gradient)
+            return fresh, fresh.direction(problem, cache.eta, cache.gradient)
+
+        def as_it_is():
+            return state, cache.direction
+
+        due = n_iter % _REFRESH_STEPS == 0
+        state, direction = jax.lax.cond(due, anew, as_it_is)
+        return state, cache.along(direction)

@@ -28,8 +28,11 @@ class AbstractMemory(eqx.Module):
     """What a solver knows of the Hessian."""
 
     @abc.abstractmethod
-    def direction(self, gradient: GLMParams) -> GLMParams:
-        """Minus an inverse Hessian times the gradient."""
+    def direction(
+        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+    ) -> GLMParams:
+        """Minus an inverse Hessian times the gradient of the objective where the linear
+        predictor is ``eta``."""
 
     @abc.abstractmethod
     def remember(
@@ -53,6 +56,25 @@ class DescentCache(eqx.Module):
     failures: Int[Array, ""]
     progress: Standing
 
+    @classmethod
+    def of(
+        cls,
+        eta: Float[Array, "K n"],
+        objective: Float[Array, ""],
+        gradient: GLMParams,
+        direction: GLMParams,
+        failures: Int[Array, ""],
+    ) -> "DescentCache":
+        slope = tree_dot(gradient, direction)
+        # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
+        progress = Standing(objective, tree_norm(gradient), -slope / 2, failures >= 2)
+        return cls(eta, gradient, direction, slope, failures, progress)
+
+    def along(self, direction: GLMParams) -> "DescentCache":
+        """The same point with another direction."""
+        objective = self.progress.objective
+        return DescentCache.of(self.eta, objective, self.gradient, direction, self.failures)
+
 
 class AbstractDescent(AbstractSolver):
     """Line-search descent for smooth penalties; subclasses say what they remember."""
@@ -61,17 +83,23 @@ class AbstractDescent(AbstractSolver):
     slope_left: eqx.AbstractClassVar[float]
 
     @abc.abstractmethod
-    def init(self, problem: Problem, params: GLMParams) -> AbstractMemory:
+    def init(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+    ) -> AbstractMemory:
         """The memory before the first step."""
 
     def evaluate(
-        self, problem: Problem, params: GLMParams, state: AbstractMemory
+        self,
+        problem: Problem,
+        params: GLMParams,
+        eta: Float[Array, "K n"],
+        state: AbstractMemory,
     ) -> DescentCache:
-        eta = problem.predictor(params)
         loss, residual = problem.loss_and_residual(eta)
         objective = loss + problem.penalty_value(params.coef)
         gradient = _gradient(problem, params, residual)
-        return _cache(state, eta, objective, gradient, jnp.zeros((), jnp.int32))
+        direction = state.direction(problem, eta, gradient)
+        return DescentCache.of(eta, objective, gradient, direction, jnp.zeros((), jnp.int32))
 
     def step(
         self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
@@ -89,24 +117,11 @@ class AbstractDescent(AbstractSolver):
         gradient = tree_where(accepted, gradient, cache.gradient)
         objective = jnp.where(accepted, trial.objective, cache.progress.objective)
         failures = jnp.where(accepted, 0, cache.failures + 1)
-        return params, state, _cache(state, eta, objective, gradient, failures)
+        direction = state.direction(problem, eta, gradient)
+        return params, state, DescentCache.of(eta, objective, gradient, direction, failures)
 
     def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Standing:
         return cache.progress
-
-
-def _cache(
-    state: AbstractMemory,
-    eta: Float[Array, "K n"],
-    objective: Float[Array, ""],
-    gradient: GLMParams,
-    failures: Int[Array, ""],
-) -> DescentCache:
-    direction = state.direction(gradient)
-    slope = tree_dot(gradient, direction)
-    # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
-    progress = Standing(objective, tree_norm(gradient), -slope / 2, failures >= 2)
-    return DescentCache(eta, gradient, direction, slope, failures, progress)
 
 
 def _gradient(problem: Problem, params: GLMParams, residual: Float[Array, "K n"]) -> GLMParams:

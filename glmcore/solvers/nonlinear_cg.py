@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import tree_axpy, tree_dot, tree_where
 
@@ -23,7 +23,9 @@ class Conjugate(AbstractMemory):
     weight: Float[Array, ""]
     gamma: Float[Array, ""]
 
-    def direction(self, gradient: GLMParams) -> GLMParams:
+    def direction(
+        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+    ) -> GLMParams:
         steepest = jax.tree.map(
             lambda g: -self.gamma * g, self.preconditioner.apply(gradient)
         )
@@ -72,6 +74,13 @@ class NonlinearCG(AbstractDescent):
     needs_smooth = True
     slope_left = 0.1
 
-    def init(self, problem: Problem, params: GLMParams) -> Conjugate:
+    def init(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+    ) -> Conjugate:
         one = jnp.ones((), params.intercept.dtype)
-        return Conjugate(Preconditioner.of(problem), jax.tree.map(jnp.zeros_like, params), 0 * one, one)
+        return Conjugate(Preconditioner.of(problem, eta), jax.tree.map(jnp.zeros_like, params), 0 * one, one)
+
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
+    ) -> tuple[Any, DescentCache]:
+        return state, cache

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
@@ -49,12 +50,14 @@ class Optax(AbstractSolver):
     maxiter: Any = eqx.field(default=10_000, converter=as_int)
     needs_smooth = True
 
-    def init(self, problem: Problem, params: GLMParams) -> Any:
+    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
         return self.transformation.init(problem.coordinates.to_user(params))
 
-    def evaluate(self, problem: Problem, params: GLMParams, state: Any) -> OptaxCache:
+    def evaluate(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"], state: Any
+    ) -> OptaxCache:
         coordinates = problem.coordinates
-        loss, residual = problem.loss_and_residual(problem.predictor(params))
+        loss, residual = problem.loss_and_residual(eta)
         inner = problem.gradient(residual)
         inner = GLMParams(inner.coef + problem.penalty_gradient(params.coef), inner.intercept)
         # The chain rule through coef = a coef', intercept = intercept' - m coef.
@@ -82,7 +85,12 @@ class Optax(AbstractSolver):
             value_fn=lambda moved: problem.objective(coordinates.from_user(moved)),
         )
         params = coordinates.from_user(optax.apply_updates(user, updates))
-        return params, state, self.evaluate(problem, params, state)
+        return params, state, self.evaluate(problem, params, problem.predictor(params), state)
+
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: OptaxCache
+    ) -> tuple[Any, OptaxCache]:
+        return state, cache
 
     def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Standing:
         return cache.progress

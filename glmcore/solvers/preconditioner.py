@@ -1,8 +1,9 @@
-"""The inverse of a cheap model of the Hessian.
+"""The inverse of a cheap model of the Hessian: one p x p block that all classes share.
 
-Along a feature of unit variance the loss bends by about c (:meth:`Problem.curvature`), so
-``c G + diag(penalty)`` with G the Gram matrix of the scaled features stands in for Boehning's
-bound ``(I - 11'/K)/2 (x) G`` on the Hessian (Boehning, 1992), one p x p block for every class.
+The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K matrix H_i.  With
+the mean curvature ``v_i = tr(H_i) / (K - 1)`` in its place, it is the Gram matrix of the features
+weighted by v: at the null model a stand-in for Boehning's bound (Boehning, 1992), and later, where
+most samples are classified without doubt and bend no more, far closer to the Hessian than that.
 """
 
 from typing import Optional
@@ -14,44 +15,43 @@ from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
+from glmcore.solvers.sample import Sample
 
-#: Features up to which the Gram matrix is formed, and rows that estimate it.
+#: Features up to which the Gram matrix is formed; its rows are at least so many, and so many a
+#: feature.
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
+_GRAM_ROWS_PER_FEATURE = 4
 
 
 class Preconditioner(eqx.Module):
-    """Inverse of a model of the Hessian: per class a p x p Cholesky factor, or a diagonal."""
+    """Inverse of a model of the Hessian: a Cholesky factor of each class's block, in which the
+    intercept comes last, or a diagonal."""
 
-    factor: Optional[Float[Array, "p p"]]
-    diagonal: Float[Array, "p K"]
-    intercept: Float[Array, ""]
+    factor: Optional[Float[Array, "p1 p1"]]
+    diagonal: Float[Array, "p1 K"]
 
     @classmethod
-    def of(cls, problem: Problem) -> "Preconditioner":
-        loss, penalty = problem.curvature()
-        n, p = problem.X.shape
-        diagonal = loss + penalty
+    def of(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
+        """The model at the parameters whose linear predictor is ``eta``."""
+        p = problem.X.shape[1]
+        sample = Sample.of(problem, eta, max(_GRAM_ROWS, _GRAM_ROWS_PER_FEATURE * p))
+        weight = sample.weight * jnp.maximum(sample.curvature, 0)
+        loss = jnp.sum(weight)
+        diagonal = loss + sample.penalty
         if p > _GRAM_FEATURES:
-            return cls(None, diagonal, loss)
-        # Every stride-th row: rows are often sorted by class.
-        stride = max(1, n // max(_GRAM_ROWS, 8 * p))
-        scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
-        rows = problem.X[::stride] * scale[None, :]
-        weight = problem.weight[::stride]
-        sampled = jnp.sum(weight)
-        gram = (rows * weight[:, None]).T @ rows / jnp.where(sampled > 0, sampled, 1)
-        # Weights may pass over the rows that were picked; then features count as uncorrelated.
-        fair = sampled > 0.1 / stride
-        gram = jnp.where(fair, gram, jnp.eye(p, dtype=gram.dtype))
+            return cls(None, diagonal)
+        gram = sample.design.T @ (weight[:, None] * sample.design)
+        gram = jnp.where(sample.fair, gram, loss * jnp.eye(p + 1, dtype=gram.dtype))
         # Features nobody penalises may be collinear: keep the factor positive definite.
         jitter = loss * p * 10 * jnp.finfo(gram.dtype).eps
-        matrix = loss * gram + jnp.diag(jnp.mean(penalty, axis=1) + jitter)
-        return cls(jnp.linalg.cholesky(matrix), diagonal, loss)
+        block = gram + jnp.diag(jnp.mean(sample.penalty, axis=1) + jitter)
+        return cls(jnp.linalg.cholesky(block), diagonal)
 
     def apply(self, gradient: GLMParams) -> GLMParams:
+        stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
         if self.factor is None:
-            coef = gradient.coef / self.diagonal
+            solved = stacked / self.diagonal
         else:
-            coef = jax.scipy.linalg.cho_solve((self.factor, True), gradient.coef)
-        return GLMParams(coef, gradient.intercept / self.intercept)
+            solved = jax.scipy.linalg.cho_solve((self.factor, True), stacked)
+        return GLMParams(solved[:-1], solved[-1])
