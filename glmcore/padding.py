@@ -100,7 +100,9 @@ def _mean(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Mean of every column; products of blocks of rows, summed in float64."""
     starts = range(0, len(rows), _MEAN_ROWS)
     blocks = (slice(start, start + _MEAN_ROWS) for start in starts)
-    return sum((share[b] @ rows[b]).astype(np.float64) for b in blocks).astype(rows.dtype)
+    # One layout, so that the sum does not depend on that of X.
+    sums = (share[b] @ np.ascontiguousarray(rows[b]) for b in blocks)
+    return sum(s.astype(np.float64) for s in sums).astype(rows.dtype)
 
 
 def _centred(rows: np.ndarray, centre: np.ndarray, target: int) -> np.ndarray:

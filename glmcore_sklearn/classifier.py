@@ -286,8 +286,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         if args or kwargs:
             extra = [*map(repr, args), *kwargs]
             raise TypeError(
-                f"solver {self.solver_name} takes no argument but sample_weight in update, "
-                f"found {', '.join(extra)}"
+                f"solver {type(self._solver(state=opt_state)).__name__} takes no argument but "
+                f"sample_weight in update, found {', '.join(extra)}"
             )
         batch = self._batch("update", X, y, weight)
         model = self._model()

@@ -65,9 +65,10 @@ class ConfiguredGLM(BaseEstimator):
 
     @_Parameter
     def solver_name(self, given):
-        """Name of the solver that runs."""
-        state = vars(self).get("solver_state_")
-        return names.solver_class(given, self.regularizer, state=state).__name__
+        """Name of the solver that a fit runs; the default's is the table's before data is seen."""
+        parameters = jax.tree.leaves([vars(self).get(name) for name in ("coef_", "intercept_")])
+        n_params = sum(leaf.size for leaf in parameters) or None
+        return names.solver_class(given, self.regularizer, n_params).__name__
 
     @_Parameter
     def solver_kwargs(self, given):

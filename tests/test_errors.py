@@ -425,7 +425,7 @@ def test_out_of_steps():
     model = new(solver_kwargs={"maxiter": 2})
     message, status = warning_of(model)
     assert status == "out_of_steps" and model.n_iter_ == 2
-    assert message.startswith("LBFGS did not converge in 2 steps") and "raise maxiter or tol" in message
+    assert message.startswith("Newton did not converge in 2 steps") and "raise maxiter or tol" in message
     assert numbers_in(message, model) == 3e-6
     assert np.isfinite(model.coef_).all() and model.predict(X).shape == (N,)  # the rough answer is there
 
@@ -452,7 +452,7 @@ def test_every_status_that_is_not_converged_has_a_warning(status, advice, monkey
     model = new(solver_kwargs={"tol": 1e-5})
     message, found = warning_of(model)
     assert found == status and model.n_iter_ == 42
-    assert message.startswith(f"LBFGS did not converge in 42 steps: {glmcore.Status[model.status_]}")
+    assert message.startswith(f"Newton did not converge in 42 steps: {glmcore.Status[model.status_]}")
     assert "residual 1.2e-03" in message and "tol 1.0e-05" in message and advice in message
 
 
@@ -464,7 +464,7 @@ def test_a_fit_that_is_not_finite_is_an_error(monkeypatch, fitted):
     real = glmcore.fit
     monkeypatch.setattr(glmcore, "fit", fit)
     for model in (new(), fitted):
-        raises_and_leaves(model, ValueError, "LBFGS.*not finite.*init_params.*inverse_link_function", lambda m: m.fit(X, Y))
+        raises_and_leaves(model, ValueError, "Newton.*not finite.*init_params.*inverse_link_function", lambda m: m.fit(X, Y))
 
 
 def test_separable():
@@ -473,7 +473,7 @@ def test_separable():
     model = new(regularizer="UnRegularized", regularizer_strength=None)
     message, status = warning_of(model, features)
     assert status == "separable"
-    assert "LBFGS did not converge" in message and "separable" in message and "Ridge" in message
+    assert "Newton did not converge" in message and "separable" in message and "Ridge" in message
     assert np.isfinite(model.coef_).all() and np.isfinite(model.intercept_).all()
 
 

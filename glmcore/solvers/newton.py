@@ -27,26 +27,36 @@ _LARGEST_SHARE = 0.25
 
 
 class Curvature(AbstractMemory):
-    """No memory of past steps: every direction is made from the Hessian where the fit stands."""
+    """Every direction is made from the Hessian where the fit stands; of past steps only the
+    trouble is remembered.
 
-    #: Norm of the loss gradient at the null model.
+    ``damping`` times the gradient norm is added to the Hessian (Doikov, 2023, "Minimizing
+    quasi-self-concordant functions by gradient regularization of Newton method"): 0 until a line
+    search fails, which far from the optimum it can, where the loss is all slopes and edges.
+    ``yardstick`` is the norm of the loss gradient at the null model.
+    """
+
     yardstick: Float[Array, ""]
+    damping: Float[Array, ""]
 
     def direction(
         self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
     ) -> GLMParams:
         if gradient.coef.size + gradient.intercept.size <= _DENSE_PARAMS:
-            return _by_factor(problem, eta, gradient)
-        return _by_products(problem, eta, gradient, self.yardstick)
+            return _by_factor(problem, eta, gradient, self.damping)
+        return _by_products(problem, eta, gradient, self)
 
     def remember(self, step: GLMParams, change: GLMParams, gradient: GLMParams) -> "Curvature":
-        return self
+        damping = jnp.where(self.damping > 0.01, self.damping / 4, 0)
+        return Curvature(self.yardstick, damping)
 
     def forget(self) -> "Curvature":
-        return self
+        return Curvature(self.yardstick, jnp.maximum(4 * self.damping, 1))
 
 
-def _by_factor(problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams) -> GLMParams:
+def _by_factor(
+    problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, damping: Float[Array, ""]
+) -> GLMParams:
     """The direction from a Cholesky factor of the Hessian."""
     stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T
     (K, p), size = stacked.shape, stacked.size
@@ -64,7 +74,7 @@ def _by_factor(problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams) 
         level = problem.present / jnp.sum(problem.present)
         level = jnp.outer(level, level).astype(mean.dtype)
         hessian = hessian + mean * jnp.kron(level, jnp.eye(p, dtype=mean.dtype))
-    jitter = mean * size * jnp.finfo(mean.dtype).eps
+    jitter = mean * size * jnp.finfo(mean.dtype).eps + damping * tree_norm(gradient)
     hessian = hessian + jnp.diag(sample.penalty.T.ravel() + jitter)
     factor = (jnp.linalg.cholesky(hessian), True)
     newton = jax.scipy.linalg.cho_solve(factor, stacked.ravel())
@@ -87,14 +97,15 @@ class _Solution(eqx.Module):
 
 
 def _by_products(
-    problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, yardstick: Float[Array, ""]
+    problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, curvature: Curvature
 ) -> GLMParams:
     """The direction from preconditioned conjugate gradients on all rows, the more exact the
     closer the minimum (Nocedal & Wright, Numerical Optimization, algorithm 7.1)."""
     preconditioner = Preconditioner.of(problem, eta)
     _, penalty = problem.curvature()
     norm = tree_norm(gradient)
-    share = jnp.minimum(_LARGEST_SHARE, jnp.sqrt(norm / yardstick))
+    share = jnp.minimum(_LARGEST_SHARE, jnp.sqrt(norm / curvature.yardstick))
+    damping = curvature.damping * norm
 
     def unfinished(solution: _Solution) -> Bool[Array, ""]:
         left = tree_norm(solution.residual) > share * norm
@@ -104,9 +115,10 @@ def _by_products(
         search = solution.search
         bent = problem.hessian_product(search, eta)
         bent = GLMParams(bent.coef + penalty * search.coef, bent.intercept)
-        curvature = tree_dot(search, bent)
-        flat = ~(curvature > 0)
-        length = jnp.where(flat, 0, solution.product / jnp.where(flat, 1, curvature))
+        bent = tree_axpy(damping, search, bent)
+        bend = tree_dot(search, bent)
+        flat = ~(bend > 0)
+        length = jnp.where(flat, 0, solution.product / jnp.where(flat, 1, bend))
         residual = tree_axpy(-length, bent, solution.residual)
         smooth = preconditioner.apply(residual)
         product = tree_dot(residual, smooth)
@@ -164,7 +176,8 @@ class Newton(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> Curvature:
-        return Curvature(problem.null_optimality())
+        yardstick = problem.null_optimality()
+        return Curvature(yardstick, jnp.zeros_like(yardstick))
 
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
