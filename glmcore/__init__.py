@@ -19,11 +19,13 @@ from glmcore.solve import default_solver, fit, init_state, update
 from glmcore.solvers import (
     BFGS,
     LBFGS,
+    SVRG,
     AbstractSolver,
     GradientDescent,
     NonlinearCG,
     Optax,
     ProximalGradient,
+    ProxSVRG,
     default_tol,
 )
 from glmcore.status import Status, status_name, status_named
@@ -32,6 +34,7 @@ __all__ = [
     "BFGS",
     "GLM",
     "LBFGS",
+    "SVRG",
     "AbstractObservations",
     "AbstractPenalty",
     "AbstractSolver",
@@ -46,6 +49,7 @@ __all__ = [
     "NonlinearCG",
     "Optax",
     "Progress",
+    "ProxSVRG",
     "ProximalGradient",
     "Ridge",
     "SolverState",

@@ -7,14 +7,17 @@ from glmcore.solvers.lbfgs import LBFGS
 from glmcore.solvers.nonlinear_cg import NonlinearCG
 from glmcore.solvers.optax_solver import Optax
 from glmcore.solvers.proximal_gradient import ProximalGradient
+from glmcore.solvers.svrg import SVRG, ProxSVRG
 
 __all__ = [
     "BFGS",
     "LBFGS",
+    "SVRG",
     "AbstractSolver",
     "GradientDescent",
     "NonlinearCG",
     "Optax",
+    "ProxSVRG",
     "ProximalGradient",
     "default_tol",
 ]
