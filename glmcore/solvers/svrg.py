@@ -81,7 +81,7 @@ class Sampler(eqx.Module):
         lengths = Metric().squared_lengths(_scaled(problem))
         mean = jnp.sum(problem.weight * lengths)
         boost = (1 + lengths / mean) / 2
-        return cls(jnp.cumsum(problem.weight * boost), 1 / boost)
+        return cls(jnp.cumsum(problem.weight * boost), jnp.where(problem.weight > 0, 1 / boost, 0))
 
     def rows(self, position: Float[Array, " m"]) -> Int[Array, " m"]:
         """The rows at positions in [0, 1] of the cumulative distribution; none of weight 0."""
@@ -164,7 +164,9 @@ class AbstractSVRG(AbstractSolver):
         fixed = jnp.asarray(self.stepsize > 0)
         stepsize = jnp.where(fixed, self.stepsize, factor * state.stepsize)
         better = there.best < cache.best
-        since_best = jnp.where(better | (downhill & seen), 0, cache.since_best + 1)
+        # Under an ordered step size the objective may visibly go up and down: not rounding.
+        moves = seen & (downhill | fixed)
+        since_best = jnp.where(better | moves, 0, cache.since_best + 1)
         best = jnp.minimum(there.best, cache.best)
         # An epoch that went uphill is undone, unless its step size was ordered.
         params, cache = tree_where(downhill | fixed, (new, there), (params, cache))
