@@ -18,7 +18,7 @@ sampling has the largest (Xiao & Zhang, 2014).
 """
 
 import abc
-from typing import Any, Optional
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -52,8 +52,8 @@ _GOLDEN = 2654435769
 class Metric(eqx.Module):
     """By what gradients of coefficients are multiplied: a matrix, a diagonal or nothing."""
 
-    matrix: Optional[Float[Array, "p p"]] = None
-    diagonal: Optional[Float[Array, "p K"]] = None
+    matrix: Float[Array, "p p"] | None = None
+    diagonal: Float[Array, "p K"] | None = None
 
     def apply(self, gradient: GLMParams) -> GLMParams:
         if self.matrix is not None:
@@ -127,7 +127,7 @@ class AbstractSVRG(AbstractSolver):
     """One step is one epoch; subclasses say how the penalty enters and what metric it allows."""
 
     stepsize: eqx.AbstractVar[Any]
-    batch_size: eqx.AbstractVar[Optional[int]]
+    batch_size: eqx.AbstractVar[int | None]
     seed: eqx.AbstractVar[Any]
 
     @abc.abstractmethod
@@ -276,7 +276,7 @@ def _default_stepsize(problem: Problem, metric: Metric, size: int) -> Float[Arra
     return 1 / (largest + 3 * mean / size)
 
 
-def as_batch_size(x: Any) -> Optional[int]:
+def as_batch_size(x: Any) -> int | None:
     if x is None:
         return None
     whole = not isinstance(x, (bool, np.bool_)) and np.isscalar(x) and not isinstance(x, str)
@@ -334,7 +334,7 @@ class SVRG(AbstractSVRG):
     tol: Any = eqx.field(default=None, converter=as_float)
     maxiter: Any = eqx.field(default=1000, converter=as_int)
     stepsize: Any = eqx.field(default=None, converter=as_stepsize)
-    batch_size: Optional[int] = eqx.field(default=None, static=True, converter=as_batch_size)
+    batch_size: int | None = eqx.field(default=None, static=True, converter=as_batch_size)
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = True
 
@@ -404,7 +404,7 @@ class ProxSVRG(AbstractSVRG):
     tol: Any = eqx.field(default=None, converter=as_float)
     maxiter: Any = eqx.field(default=1000, converter=as_int)
     stepsize: Any = eqx.field(default=None, converter=as_stepsize)
-    batch_size: Optional[int] = eqx.field(default=None, static=True, converter=as_batch_size)
+    batch_size: int | None = eqx.field(default=None, static=True, converter=as_batch_size)
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = False
 
