@@ -19,12 +19,14 @@ from glmcore.solve import default_solver, fit, init_state, update
 from glmcore.solvers import (
     BFGS,
     LBFGS,
+    SVRG,
     AbstractSolver,
     GradientDescent,
     Newton,
     NonlinearCG,
     Optax,
     ProximalGradient,
+    ProxSVRG,
     default_tol,
 )
 from glmcore.status import Status, status_name, status_named
@@ -33,6 +35,7 @@ __all__ = [
     "BFGS",
     "GLM",
     "LBFGS",
+    "SVRG",
     "AbstractObservations",
     "AbstractPenalty",
     "AbstractSolver",
@@ -48,6 +51,7 @@ __all__ = [
     "NonlinearCG",
     "Optax",
     "Progress",
+    "ProxSVRG",
     "ProximalGradient",
     "Ridge",
     "SolverState",

@@ -73,6 +73,15 @@ class Problem(eqx.Module):
         intercept = params.intercept if self.fit_intercept else jnp.zeros_like(params.intercept)
         return GLMParams(coef, intercept)
 
+    def rows(self, index: Int[Array, " m"], weight: Float[Array, " m"]) -> "Problem":
+        """The problem of chosen rows, with weights of their own that need not sum to one."""
+
+        def take(x: Array) -> Array:
+            return x.at[index].get(mode="promise_in_bounds")
+
+        parts = (take(self.X), take(self.y), weight)
+        return eqx.tree_at(lambda q: (q.X, q.y, q.weight), self, parts)
+
     # The loss, through the linear predictor
 
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:

@@ -55,13 +55,14 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         Default 1.0; for ElasticNet (strength, ratio), default (1.0, 0.5).  Wins over a strength
         inside an instance.  An array broadcasts to coef_, a pytree mirrors a pytree X.
     solver_name : str, optional
-        ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"`` for smooth
-        penalties, ``"ProximalGradient"`` for all.  Default: ProximalGradient if the penalty is
-        not smooth, else LBFGS, but Newton in a fit of at most 128 parameters.
+        ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
+        for smooth penalties, ``"ProximalGradient"``, ``"ProxSVRG"`` for all.  Default:
+        ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of at most
+        128 parameters.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
-        float32, 1e-8 in float64), ``maxiter``, ``stepsize`` or ``memory`` where the solver has
-        one; ``verbose=True`` shows progress, ``callback`` is called with a
+        float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
+        ``seed`` where the solver has one; ``verbose=True`` shows progress, ``callback`` is called with a
         ``glmcore.FitProgress``.
 
     Attributes

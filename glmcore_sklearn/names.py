@@ -30,6 +30,8 @@ SOLVERS = {
         glmcore.NonlinearCG,
         glmcore.Newton,
         glmcore.ProximalGradient,
+        glmcore.SVRG,
+        glmcore.ProxSVRG,
     )
 }
 #: Links that are written to a file or a pickle by name.
@@ -177,7 +179,7 @@ def check_link(link: Any, n_classes: int) -> None:
 
 
 def _setting(keyword: str, value: Any) -> Any:
-    if value is None and keyword in ("tol", "stepsize"):
+    if value is None and keyword in ("tol", "stepsize", "batch_size"):
         return None
     try:
         number = float(value)
@@ -187,8 +189,9 @@ def _setting(keyword: str, value: Any) -> Any:
         raise ValueError(
             f"{keyword} in solver_kwargs must be a finite number, not negative, found {value!r}"
         )
-    if keyword in ("maxiter", "memory"):
-        if number != int(number) or (keyword == "memory" and number < 1):
+    if keyword in ("maxiter", "memory", "batch_size", "seed"):
+        least = 1 if keyword in ("memory", "batch_size") else 0
+        if number != int(number) or number < least:
             raise ValueError(f"{keyword} in solver_kwargs must be a whole number, found {value!r}")
         return int(number)
     return number

@@ -675,21 +675,12 @@ def test_names_of_penalties(name):
         assert model.get_params()["regularizer"] is given
 
 
-@pytest.mark.parametrize("name", ["GradientDescent", "BFGS", "LBFGS", "NonlinearCG", "ProximalGradient"])
+@pytest.mark.parametrize("name", ["GradientDescent", "BFGS", "LBFGS", "NonlinearCG", "ProximalGradient", "SVRG", "ProxSVRG"])
 def test_every_solver_by_name_reaches_the_same_answer(name, exact, x64):
     kwargs = {"tol": 1e-10, "maxiter": 20_000}
     model = new(solver_name=name.swapcase(), solver_kwargs=kwargs).fit(X, Y)
     assert model.solver_name == name and model.solver is getattr(glmcore, name)
     assert relative_error(model.coef_, exact.coef_) < 1e-7
-
-
-@pytest.mark.parametrize("name", ["SVRG", "ProxSVRG"])
-def test_stochastic_solvers_that_wait_for_their_issue_are_unknown_by_name(name):
-    if hasattr(glmcore, name):
-        assert ClassifierGLM(solver_name=name).solver_name == name
-    else:
-        with pytest.raises(ValueError, match=f"unknown solver_name '{name}'; known are"):
-            ClassifierGLM(solver_name=name).fit(X, Y > 0)
 
 
 def test_repr_tells():

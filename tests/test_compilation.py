@@ -24,9 +24,10 @@ CASES = {
     "Lasso ProximalGradient": (glmcore.Lasso, [(0.1,), (0.2,), (1,)], glmcore.ProximalGradient),
     "ElasticNet ProximalGradient": (glmcore.ElasticNet, [(0.1, 0.5), (0.2, 0.9), (1, 1)], glmcore.ProximalGradient),
     "GroupLasso ProximalGradient": (glmcore.GroupLasso, [(0.1, MASK), (0.2, OTHER_MASK), (1, MASK)], glmcore.ProximalGradient),
+    "Lasso ProxSVRG": (glmcore.Lasso, [(0.1,), (0.2,), (1,)], glmcore.ProxSVRG),
     **{
         f"Ridge {name}": (glmcore.Ridge, [(0.1,), (0.2,), (1,)], getattr(glmcore, name))
-        for name in ("GradientDescent", "BFGS", "NonlinearCG")
+        for name in ("GradientDescent", "BFGS", "NonlinearCG", "SVRG")
         if hasattr(glmcore, name)
     },
 }  # fmt: skip

@@ -192,7 +192,7 @@ SETTINGS = {
             ValueError,
             f"{solver} .*{penalty}.*allowed: .*ProximalGradient",
         )
-        for solver in ("LBFGS", "BFGS", "GradientDescent", "NonlinearCG")
+        for solver in ("LBFGS", "BFGS", "GradientDescent", "NonlinearCG", "SVRG")
         for penalty in ("Lasso", "ElasticNet", "GroupLasso")
     },
     "solver_kwargs: unknown": ({"solver_kwargs": {"max_iter": 3}}, TypeError, "LBFGS does not take the keyword 'max_iter'.*accepted: .*tol.*maxiter"),
@@ -204,6 +204,9 @@ SETTINGS = {
     "maxiter: fraction": ({"solver_kwargs": {"maxiter": 2.5}}, ValueError, "maxiter .*whole number, found 2.5"),
     "maxiter: negative": ({"solver_kwargs": {"maxiter": -2}}, ValueError, "maxiter .*found -2"),
     "stepsize: infinite": ({"solver_kwargs": {"stepsize": np.inf}, "solver_name": "GradientDescent"}, ValueError, "stepsize .*found inf"),
+    "stepsize: negative": ({"solver_kwargs": {"stepsize": -0.1}, "solver_name": "SVRG"}, ValueError, "stepsize .*not negative, found -0.1"),
+    "batch_size: zero": ({"solver_kwargs": {"batch_size": 0}, "solver_name": "SVRG"}, ValueError, "batch_size .*found 0"),
+    "batch_size: fraction": ({"solver_kwargs": {"batch_size": 2.5}, "solver_name": "ProxSVRG"}, ValueError, "batch_size .*whole number, found 2.5"),
     "callback": ({"solver_kwargs": {"callback": 3}}, TypeError, "callback .*callable, found 3"),
     "link: type": ({"inverse_link_function": 3}, TypeError, "inverse_link_function must be callable, found 3"),
     "link: shape": ({"inverse_link_function": wrong_shape}, (ValueError, TypeError), r"inverse_link|\(60, 2\)"),

@@ -8,15 +8,18 @@ from glmcore.solvers.newton import Newton
 from glmcore.solvers.nonlinear_cg import NonlinearCG
 from glmcore.solvers.optax_solver import Optax
 from glmcore.solvers.proximal_gradient import ProximalGradient
+from glmcore.solvers.svrg import SVRG, ProxSVRG
 
 __all__ = [
     "BFGS",
     "LBFGS",
+    "SVRG",
     "AbstractSolver",
     "GradientDescent",
     "Newton",
     "NonlinearCG",
     "Optax",
+    "ProxSVRG",
     "ProximalGradient",
     "default_tol",
 ]
