@@ -68,20 +68,23 @@ def _by_factor(
 
     at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
     hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
-    diagonal = jnp.diagonal(hessian) + sample.penalty.T.ravel()
-    mean = jnp.sum(diagonal) / size
+    hessian = hessian + jnp.diag(sample.penalty.T.ravel())
+    diagonal = jnp.diagonal(hessian).reshape(K, p)
     if problem.shift_invariant:  # the loss is flat along the level of the classes
-        level = problem.present / jnp.sum(problem.present)
-        level = jnp.outer(level, level).astype(mean.dtype)
-        hessian = hessian + mean * jnp.kron(level, jnp.eye(p, dtype=mean.dtype))
-    jitter = mean * size * jnp.finfo(mean.dtype).eps + damping * tree_norm(gradient)
-    hessian = hessian + jnp.diag(sample.penalty.T.ravel() + jitter)
-    factor = (jnp.linalg.cholesky(hessian), True)
-    newton = jax.scipy.linalg.cho_solve(factor, stacked.ravel())
+        level = jnp.where(problem.present, 1 / jnp.sum(problem.present), 0).astype(eta.dtype)
+        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(jnp.sum(diagonal, axis=0)))
+    hessian = hessian + damping * tree_norm(gradient) * jnp.eye(size, dtype=eta.dtype)
+    # With a unit diagonal the rounding of the largest entries does not hide the smallest.
+    diagonal = jnp.diagonal(hessian)
+    length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    hessian = hessian / (length[:, None] * length[None, :])
+    jitter = size * jnp.finfo(eta.dtype).eps
+    factor = jnp.linalg.cholesky(hessian + jitter * jnp.eye(size, dtype=eta.dtype))
+    scaled = stacked.ravel() / length
+    newton = jax.scipy.linalg.cho_solve((factor, True), scaled)
     # Not positive definite (rounding, or a link of the user's), or no rows to tell.
     usable = sample.fair & jnp.all(jnp.isfinite(newton))
-    newton = jnp.where(usable, newton, stacked.ravel() / (jnp.abs(diagonal) + mean))
-    newton = -newton.reshape(K, p).T
+    newton = -(jnp.where(usable, newton, scaled) / length).reshape(K, p).T
     return GLMParams(newton[:-1], newton[-1])
 
 
