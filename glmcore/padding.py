@@ -100,8 +100,9 @@ def _mean(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Mean of every column; products of blocks of rows, summed in float64."""
     starts = range(0, len(rows), _MEAN_ROWS)
     blocks = (slice(start, start + _MEAN_ROWS) for start in starts)
-    # One layout, so that the sum does not depend on that of X.
-    sums = (share[b] @ np.ascontiguousarray(rows[b]) for b in blocks)
+    # In one layout, so that the sum does not depend on that of X; not by BLAS, whose threads
+    # would go on waiting for work while the compiled program runs.
+    sums = (np.einsum("n,np->p", share[b], np.ascontiguousarray(rows[b])) for b in blocks)
     return sum(s.astype(np.float64) for s in sums).astype(rows.dtype)
 
 

@@ -25,10 +25,15 @@ _GRAM_ROWS_PER_FEATURE = 4
 
 
 class Preconditioner(eqx.Module):
-    """Inverse of a model of the Hessian: a Cholesky factor of each class's block, in which the
-    intercept comes last, or a diagonal."""
+    """Inverse of a model of the Hessian.
 
-    factor: Optional[Float[Array, "p1 p1"]]
+    ``root`` is the inverse of a Cholesky factor of each class's block, in which the intercept
+    comes last: a solver applies it at every step, and products leave the processor to the passes
+    over the data, where LAPACK's threads would go on waiting for work.  With too many features
+    it is None and the inverse is that of ``diagonal``.
+    """
+
+    root: Optional[Float[Array, "p1 p1"]]
     diagonal: Float[Array, "p1 K"]
 
     @classmethod
@@ -41,17 +46,20 @@ class Preconditioner(eqx.Module):
         diagonal = loss + sample.penalty
         if p > _GRAM_FEATURES:
             return cls(None, diagonal)
+        identity = jnp.eye(p + 1, dtype=loss.dtype)
         gram = sample.design.T @ (weight[:, None] * sample.design)
-        gram = jnp.where(sample.fair, gram, loss * jnp.eye(p + 1, dtype=gram.dtype))
+        gram = jnp.where(sample.fair, gram, loss * identity)
         # Features nobody penalises may be collinear: keep the factor positive definite.
-        jitter = loss * p * 10 * jnp.finfo(gram.dtype).eps
+        jitter = loss * p * 10 * jnp.finfo(loss.dtype).eps
         block = gram + jnp.diag(jnp.mean(sample.penalty, axis=1) + jitter)
-        return cls(jnp.linalg.cholesky(block), diagonal)
+        factor = jnp.linalg.cholesky(block)
+        root = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+        return cls(root, diagonal)
 
     def apply(self, gradient: GLMParams) -> GLMParams:
         stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
-        if self.factor is None:
+        if self.root is None:
             solved = stacked / self.diagonal
         else:
-            solved = jax.scipy.linalg.cho_solve((self.factor, True), stacked)
+            solved = self.root.T @ (self.root @ stacked)
         return GLMParams(solved[:-1], solved[-1])

@@ -356,10 +356,9 @@ class SVRG(AbstractSVRG):
     def metric(self, problem: Problem, eta: Float[Array, "K n"]) -> Metric:
         preconditioner = Preconditioner.of(problem, eta)
         loss, _ = problem.curvature()
-        if preconditioner.factor is None:
+        if preconditioner.root is None:
             return Metric(diagonal=loss / preconditioner.diagonal[:-1])
-        identity = jnp.eye(problem.X.shape[1] + 1, dtype=loss.dtype)
-        inverse = jax.scipy.linalg.cho_solve((preconditioner.factor, True), identity)
+        inverse = preconditioner.root.T @ preconditioner.root
         return Metric(matrix=loss * inverse[:-1, :-1])
 
     def widest(self, problem: Problem) -> int:
