@@ -82,8 +82,8 @@ def _by_factor(
     factor = jnp.linalg.cholesky(hessian + jitter * jnp.eye(size, dtype=eta.dtype))
     scaled = stacked.ravel() / length
     newton = jax.scipy.linalg.cho_solve((factor, True), scaled)
-    # Not positive definite (rounding, or a link of the user's), or no rows to tell.
-    usable = sample.fair & jnp.all(jnp.isfinite(newton))
+    # It may not be positive definite: rounding, or a link of the user's.
+    usable = jnp.all(jnp.isfinite(newton))
     newton = -(jnp.where(usable, newton, scaled) / length).reshape(K, p).T
     return GLMParams(newton[:-1], newton[-1])
 

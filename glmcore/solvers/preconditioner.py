@@ -48,7 +48,6 @@ class Preconditioner(eqx.Module):
             return cls(None, diagonal)
         identity = jnp.eye(p + 1, dtype=loss.dtype)
         gram = sample.design.T @ (weight[:, None] * sample.design)
-        gram = jnp.where(sample.fair, gram, loss * identity)
         # Features nobody penalises may be collinear: keep the factor positive definite.
         jitter = loss * p * 10 * jnp.finfo(loss.dtype).eps
         block = gram + jnp.diag(jnp.mean(sample.penalty, axis=1) + jitter)
