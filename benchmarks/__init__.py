@@ -1,0 +1,1 @@
+"""Speed and memory of glmcore beside its peers; ``python -m benchmarks`` runs everything."""

@@ -1,0 +1,20 @@
+# One fit of glmnet: Rscript glmnet.R TYPE LENGTH THRESH LARGEST STRENGTH FOLDER N P K
+suppressMessages(library(glmnet))
+words <- commandArgs(trailingOnly = TRUE)
+numbers <- as.numeric(words[2:5])
+folder <- words[6]
+n <- as.integer(words[7]); p <- as.integer(words[8]); K <- as.integer(words[9])
+X <- matrix(readBin(file.path(folder, "X.bin"), "double", n * p), n, p)
+y <- readBin(file.path(folder, "y.bin"), "integer", n)
+lambda <- exp(seq(log(numbers[3]), log(numbers[4]), length.out = numbers[1] + 1))[-1]
+glmnet.control(epsnr = min(1e-6, numbers[2]), mxitnr = 1000)
+
+start <- proc.time()[["elapsed"]]
+fit <- glmnet(X, factor(y, levels = 0:(K - 1)), family = "multinomial", lambda = lambda,
+              standardize = FALSE, thresh = numbers[2], maxit = 1e6, type.multinomial = words[1])
+seconds <- proc.time()[["elapsed"]] - start
+
+last <- length(fit$lambda)
+stopifnot(last == length(lambda))
+coef <- sapply(fit$beta, function(beta) as.matrix(beta)[, last])
+writeBin(c(seconds, fit$npasses, fit$a0[, last], coef), file.path(folder, "fit.bin"))
