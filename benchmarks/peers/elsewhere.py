@@ -34,7 +34,8 @@ class Files:
         arguments = [*command, self.folder, n, p, n_classes]
         done = subprocess.run([str(word) for word in arguments], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+            said = [line for line in done.stderr.splitlines() if "Error" in line]
+            raise RuntimeError(said[-1] if said else f"{command[0]} failed without an error message")
         raw = (self.folder / "fit.bin").read_bytes()
         seconds, n_iter = struct.unpack("2d", raw[:16])
         numbers = np.frombuffer(raw[16:])
