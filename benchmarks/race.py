@@ -7,6 +7,7 @@ import statistics
 import time
 from typing import Optional
 
+from benchmarks.floor import two_reads
 from benchmarks.objective import relative_gap
 from benchmarks.peers import NotInstalled, Peer, Rung
 from benchmarks.reference import reference
@@ -92,6 +93,7 @@ def race(problem, peers: list[Peer], repeat: int) -> dict:
         "strength": task.strength,
         "objective": best.objective,
         "duality_gap": best.duality_gap,
+        "two_reads_s": two_reads(task.X, repeat),
         "entries": [dataclasses.asdict(entry) for entry in entries],
     }
 

@@ -15,6 +15,7 @@ from benchmarks.peers.base import NotInstalled, Peer, Rung, half_decades
 from benchmarks.peers.elsewhere import Files
 
 PYTHON = os.environ.get("BENCHMARK_ADELIE_PYTHON", sys.executable)
+#: Run with -I, or its "import adelie" would find this file.
 SCRIPT = Path(__file__).with_name("adelie_fit.py")
 
 
@@ -29,7 +30,7 @@ def _version() -> str:
 def _fits(task):
     files = Files(task)
     for tol in half_decades(5, 12):
-        yield Rung(f"{tol:.0e}", partial(files.run, PYTHON, SCRIPT, tol, task.strength))
+        yield Rung(f"{tol:.0e}", partial(files.run, PYTHON, "-I", SCRIPT, tol, task.strength))
 
 
 def _applies(task) -> str:
