@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import cold, figure, floor, memory, report, results, reuse
 from benchmarks.peers import PEERS
 from benchmarks.problems import LARGE, problems
-from benchmarks.race import race
+from benchmarks.race import BUDGET, QUICK_BUDGET, race
 
 FOLDER = Path(__file__).parent
 TOOLS = list(dict.fromkeys(peer.name for peer in PEERS))
@@ -38,7 +38,7 @@ def arguments(names):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a fiftieth of the synthetic rows, to try it; nothing but a trial folder is written",
+        help="a fiftieth of the synthetic rows and no patience; nothing but a trial folder is written",
     )
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each (default: 5)")
     return parser.parse_args()
@@ -65,11 +65,12 @@ def main():
     trial = options.quick or options.tools != TOOLS
     folder = Path(tempfile.mkdtemp(prefix="benchmarks")) if trial else FOLDER
     found = results.load(folder / "results.json")
+    budget = QUICK_BUDGET if options.quick else BUDGET
     peers = [peer for peer in PEERS if peer.name in options.tools]
     for name in options.only:
         print(name, flush=True)
         if name in table:
-            found["problems"][name] = race(table[name], peers, options.repeat)
+            found["problems"][name] = race(table[name], peers, options.repeat, budget)
         else:
             found[name] = measure(name, table, options)
         results.save(folder / "results.json", found)

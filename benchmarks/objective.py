@@ -29,9 +29,9 @@ def objective(task, coef, intercept) -> float:
 
 
 def relative_gap(task, coef, intercept, best) -> float:
-    """(F - best) / best, the number that a time is a time to; NaN for coefficients that are not
-    finite."""
-    return (objective(task, coef, intercept) - best) / best
+    """(F - best) / best, the number that a time is a time to; infinity if F is not finite."""
+    gap = float((objective(task, coef, intercept) - best) / best)
+    return gap if np.isfinite(gap) else np.inf
 
 
 def dual_norm(penalty, gradient) -> float:

@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import statistics
 import time
-from typing import Optional
 
 from benchmarks.floor import two_reads
 from benchmarks.objective import relative_gap
@@ -14,8 +13,9 @@ from benchmarks.reference import reference
 
 #: Relative objective gap that a fit has to reach.
 GAP = 1e-6
-#: A ladder ends at a rung that takes longer (seconds), and where this many rungs bring nothing.
-BUDGET = 30.0
+#: A ladder ends at a rung that takes longer (seconds), in a trial and otherwise.
+QUICK_BUDGET, BUDGET = 1.0, 30.0
+#: A ladder ends where this many rungs bring nothing.
 PATIENCE = 4
 #: A solver that takes this many times longer than its tool's fastest one is not timed again.
 HOPELESS = 3.0
@@ -38,9 +38,9 @@ class Entry:
     version: str = ""
     why: str = ""
     tolerance: str = ""
-    gap: Optional[float] = None
-    n_iter: Optional[int] = None
-    seconds: Optional[float] = None
+    gap: float | None = None
+    n_iter: int | None = None
+    seconds: float | None = None
     times: list = dataclasses.field(default_factory=list)
     ladder: list = dataclasses.field(default_factory=list)
 
@@ -74,13 +74,23 @@ def timed(run):
     return fit, seconds if fit.seconds is None else fit.seconds
 
 
-def race(problem, peers: list[Peer], repeat: int) -> dict:
-    """All ``peers`` on one problem, as a dictionary for the results."""
+def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dict:
+    """All ``peers`` on one problem, as a dictionary for the results.
+
+    Parameters
+    ----------
+    problem : Problem
+    peers : list of Peer
+    repeat : int
+        Timed runs of each peer; three of fits that are ``LONG``.
+    budget : float
+        Seconds after which no tighter rung is tried.
+    """
     task = problem.load()
     best = reference(task)
     entries, runners = [], []
     for peer in peers:
-        entry, runner = _climb(peer, task, best.objective)
+        entry, runner = _climb(peer, task, best.objective, budget)
         entries.append(entry)
         runners += [runner] if runner else []
     _take_turns(_worth_timing(runners), repeat)
@@ -98,7 +108,7 @@ def race(problem, peers: list[Peer], repeat: int) -> dict:
     }
 
 
-def _climb(peer, task, best) -> tuple[Entry, Optional[Runner]]:
+def _climb(peer, task, best, budget) -> tuple[Entry, Runner | None]:
     """Up the ladder to the first rung that is good enough: the fastest, since they get slower."""
     entry = Entry(peer.name, peer.solver)
     try:
@@ -117,15 +127,15 @@ def _climb(peer, task, best) -> tuple[Entry, Optional[Runner]]:
         except RuntimeError as failed:
             entry.why = entry.why or f"failed: {failed}"
             break
-        gap = float(relative_gap(task, fit.coef, fit.intercept, best))
+        gap = relative_gap(task, fit.coef, fit.intercept, best)
         entry.ladder.append([rung.tolerance, gap, seconds, fit.n_iter])
         if gap <= GAP:
             entry.why, entry.tolerance = "", rung.tolerance
             entry.gap, entry.n_iter, entry.times = gap, fit.n_iter, [seconds]
             return entry, Runner(entry, rung, seconds)
-        entry.gap = min(entry.gap or gap, gap)
+        entry.gap = gap if entry.gap is None else min(entry.gap, gap)
         entry.why = f"gap not reached: {entry.gap:.0e}"
-        if seconds > BUDGET or _stuck([row[1] for row in entry.ladder]):
+        if seconds > budget or _stuck([row[1] for row in entry.ladder]):
             break
     return entry, None
 

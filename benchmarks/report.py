@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.race import GAP
 
+FIGURE = "![Time to the gap, a row a problem, a mark a tool](benchmarks/figures/time_to_gap.svg)"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 #: The tool that ratios are relative to.
 OURS = "glmcore.fit"
@@ -28,7 +29,8 @@ def write(readme: Path, results: dict, tools: list[str], names: list[str]):
 def render(results: dict, tools: list[str], names: list[str]) -> str:
     """All tables, for the problems of ``names`` that have results, in this order."""
     races = {name: results["problems"][name] for name in names if name in results["problems"]}
-    parts = [_setting(results["machine"]), _times(races, tools), _steps(races, tools)]
+    picture = FIGURE if races else ""
+    parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
     parts += [_first_and_again(results, tools), _floor(results), _missing(results["machine"], tools)]
     return "\n\n".join(part for part in parts if part)
 

@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).with_name("adelie_fit.py")
 
 def _version() -> str:
     command = [PYTHON, "-c", "import importlib.metadata as m; print(m.version('adelie'))"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
     if found.returncode:
         raise NotInstalled("adelie is not installed")
     return found.stdout.strip()

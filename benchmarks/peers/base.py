@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class Fit(NamedTuple):
 
     coef: np.ndarray
     intercept: np.ndarray
-    n_iter: Optional[int] = None
-    seconds: Optional[float] = None
+    n_iter: int | None = None
+    seconds: float | None = None
 
 
 class Rung(NamedTuple):

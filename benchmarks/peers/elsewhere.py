@@ -31,8 +31,8 @@ class Files:
         columns.  The seconds are those of the fit alone, without starting and reading files.
         """
         (n, p), n_classes = self.task.X.shape, self.task.n_classes
-        arguments = [*command, self.folder, n, p, n_classes]
-        done = subprocess.run([str(word) for word in arguments], capture_output=True, text=True)
+        words = [str(word) for word in (*command, self.folder, n, p, n_classes)]
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "Error" in line]
             raise RuntimeError(said[-1] if said else f"{command[0]} failed without an error message")

@@ -22,7 +22,7 @@ def _version() -> str:
     if shutil.which("Rscript") is None:
         raise NotInstalled("Rscript is not installed")
     command = ["Rscript", "-e", 'cat(as.character(packageVersion("glmnet")))']
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
     if found.returncode:
         raise NotInstalled("R has no package glmnet")
     return found.stdout
