@@ -88,12 +88,14 @@ def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dic
     """
     task = problem.load()
     best = reference(task)
-    entries, runners = [], []
+    entries, runners = [], {}
     for peer in peers:
-        entry, runner = _climb(peer, task, best.objective, budget)
+        entry = _entry(peer, task, arrived=runners)
         entries.append(entry)
-        runners += [runner] if runner else []
-    _take_turns(_worth_timing(runners), repeat)
+        runner = None if entry.why else _climb(peer, entry, task, best.objective, budget)
+        if runner:
+            runners[peer.label] = runner
+    _take_turns(_worth_timing(runners.values()), repeat)
     for entry in entries:
         if entry.times:
             entry.seconds = statistics.median(entry.times)
@@ -108,17 +110,22 @@ def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dic
     }
 
 
-def _climb(peer, task, best, budget) -> tuple[Entry, Runner | None]:
-    """Up the ladder to the first rung that is good enough: the fastest, since they get slower."""
+def _entry(peer, task, arrived) -> Entry:
+    """An entry that says why the peer does not run, if it does not."""
     entry = Entry(peer.name, peer.solver)
     try:
         entry.version = peer.version()
     except NotInstalled as missing:
         entry.why = str(missing)
-        return entry, None
+        return entry
     entry.why = peer.applies(task)
-    if entry.why:
-        return entry, None
+    if peer.instead_of in arrived:
+        entry.why = f"not needed: {peer.instead_of} reached the gap"
+    return entry
+
+
+def _climb(peer, entry, task, best, budget) -> Runner | None:
+    """Up the ladder to the first rung that is good enough: the fastest, since they get slower."""
     for count, rung in enumerate(peer.fits(task)):
         try:
             fit, seconds = timed(rung.run)
@@ -132,12 +139,12 @@ def _climb(peer, task, best, budget) -> tuple[Entry, Runner | None]:
         if gap <= GAP:
             entry.why, entry.tolerance = "", rung.tolerance
             entry.gap, entry.n_iter, entry.times = gap, fit.n_iter, [seconds]
-            return entry, Runner(entry, rung, seconds)
+            return Runner(entry, rung, seconds)
         entry.gap = gap if entry.gap is None else min(entry.gap, gap)
         entry.why = f"gap not reached: {entry.gap:.0e}"
         if seconds > budget or _stuck([row[1] for row in entry.ladder]):
             break
-    return entry, None
+    return None
 
 
 def _stuck(gaps) -> bool:

@@ -40,6 +40,7 @@ def load(path: Path) -> dict:
         found = json.loads(path.read_text())
         if found["machine"] == here:
             return found
+        print(f"{path} is of another machine or other versions: it starts anew")
     return {"machine": here, "problems": {}}
 
 

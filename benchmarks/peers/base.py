@@ -53,6 +53,8 @@ class Peer:
         ``fits(task)`` yields the :class:`Rung` of a task, loosest first.
     applies : callable, optional
         ``applies(task)`` says in words why the peer cannot do a task, or "".
+    instead_of : str
+        Label of a peer before this one, which runs only where that one misses the gap.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Peer:
     version: Callable[[], str]
     fits: Callable[..., Iterator[Rung]]
     applies: Callable[..., str] = lambda task: ""
+    instead_of: str = ""
 
     @property
     def label(self) -> str:

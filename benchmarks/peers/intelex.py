@@ -7,7 +7,7 @@ nothing is patched: its class is imported under its own name.
 from functools import partial
 
 from benchmarks.peers.base import Peer, installed
-from benchmarks.peers.scikit_learn import ladder
+from benchmarks.peers.scikit_learn import IN_FLOAT64, ladder
 
 
 def _fits(solver, task):
@@ -23,10 +23,11 @@ def _applies(task) -> str:
 PEERS = [
     Peer(
         "scikit-learn-intelex",
-        solver,
+        "lbfgs" + suffix,
         partial(installed, "scikit-learn-intelex"),
-        partial(_fits, solver),
+        partial(_fits, "lbfgs" + suffix),
         _applies,
+        instead_of="scikit-learn-intelex lbfgs" if suffix else "",
     )
-    for solver in ("lbfgs", "lbfgs float64")
+    for suffix in ("", IN_FLOAT64)
 ]
