@@ -1,0 +1,25 @@
+"""Speed and memory of glmcore beside its peers.
+
+    python -m benchmarks                      everything (most of an hour on two cores)
+    python -m benchmarks --only iris cold     these problems and measures; the rest stays
+    python -m benchmarks --quick              small data, into a trial folder
+
+writes ``benchmarks/results.json``, ``benchmarks/figures/`` and the section "Speed" of the README.
+Run it on a machine that does nothing else.
+
+**Peers.**  ``python -m pip install -e '.[bench]'`` installs those that share our dependencies.
+glmnet needs ``Rscript`` and the R package (Debian: ``r-cran-glmnet``).  adelie needs NumPy 1 and
+so an environment of its own, whose Python the variable ``BENCHMARK_ADELIE_PYTHON`` names.  A peer
+that is missing is named in the results.
+
+**Time to a gap** (``race``).  Each tool climbs a ladder of its own tolerances from NumPy arrays;
+its time is that of the first rung with ``(F - F*) / F* <= 1e-6``.  F is computed in float64 NumPy
+(``objective``), F* by a slow float64 solver with a duality gap of at most 1e-8 (``reference``).
+Those that arrive run in turns: the median of five runs, of three if they take more than 2 s; a
+short fit has a warm-up run in each turn.  Of a tool's solvers the fastest counts.
+
+**Cold starts** (``cold``) and **peak memory** (``memory``) are those of fresh processes.  ``floor``
+compares a solver step with two reads of X, ``reuse`` counts compilations and times ``update``.
+
+Who adds a problem writes a line in ``problems``; who adds a peer writes an adapter in ``peers``.
+"""

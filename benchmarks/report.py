@@ -1,0 +1,179 @@
+"""From results to the tables of the README; nothing in them is typed by hand."""
+
+from pathlib import Path
+
+from benchmarks.race import GAP
+
+FIGURE = "![Time to the gap, a row a problem, a mark a tool](benchmarks/figures/time_to_gap.svg)"
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+#: The tool that ratios are relative to.
+OURS = "glmcore.fit"
+
+
+def write(readme: Path, results: dict, tools: list[str], names: list[str]):
+    """Replace what stands between the markers of ``readme``.
+
+    Raises
+    ------
+    ValueError
+        If the markers are not there.
+    """
+    text = readme.read_text()
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"{readme} has no lines {BEGIN} and {END}")
+    readme.write_text(f"{before}{BEGIN}\n{render(results, tools, names)}\n{END}{after}")
+
+
+def render(results: dict, tools: list[str], names: list[str]) -> str:
+    """All tables, for the problems of ``names`` that have results, in this order."""
+    races = {name: results["problems"][name] for name in names if name in results["problems"]}
+    picture = FIGURE if races else ""
+    parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
+    parts += [_first_and_again(results, tools), _floor(results), _missing(results["machine"], tools)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def fastest(race: dict, tool: str) -> dict:
+    """The fastest entry of a tool, else the one with the smallest gap, else any; {} without one."""
+    entries = [entry for entry in race["entries"] if entry["tool"] == tool]
+    in_time = [entry for entry in entries if entry["seconds"] is not None]
+    if in_time:
+        return min(in_time, key=lambda entry: entry["seconds"])
+    tried = [entry for entry in entries if entry["gap"] is not None]
+    return min(tried, key=lambda entry: entry["gap"]) if tried else _last_word(entries)
+
+
+def duration(seconds: float) -> str:
+    """Two significant digits with a unit.
+
+    >>> duration(0.0021731), duration(0.4849), duration(12.34)
+    ('2.2 ms', '480 ms', '12 s')
+    """
+    value, unit = (seconds * 1e3, "ms") if seconds < 1 else (seconds, "s")
+    return f"{_two_digits(value)} {unit}"
+
+
+def _two_digits(value):
+    """A number without exponent: ``0.034``, ``3.4``, ``34``, ``3400``."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}"
+
+
+def _last_word(entries):
+    """A failed entry rather than one that does not apply."""
+    failed = [entry for entry in entries if entry["why"].startswith("failed")]
+    return (failed or entries or [{}])[0]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _setting(machine) -> str:
+    versions = ", ".join(f"{tool} {said}" for tool, said in machine["versions"].items() if said[:1].isdigit())
+    return f"{machine['cpu']}, {machine['cores']} cores, JAX on {machine['backend'].upper()}; {versions}."
+
+
+def _times(races, tools) -> str:
+    if not races:
+        return ""
+    rows = []
+    for name, race in races.items():
+        ours = fastest(race, OURS).get("seconds")
+        cells = [_time(fastest(race, tool), ours) for tool in tools]
+        sparse = race["penalty"].replace(" ", "-") in name
+        title = name if sparse else f"{name}, {race['penalty']}"
+        rows.append([title, *cells, duration(race["two_reads_s"])])
+    head = f"Time to a relative objective gap of {GAP:.0e}, warm (in brackets: times that of `{OURS}`):"
+    return head + "\n\n" + _table(["", *tools, "two reads of X"], rows)
+
+
+def _time(entry, ours) -> str:
+    if entry.get("seconds") is not None:
+        ratio = entry["seconds"] / ours if ours and entry["tool"] != OURS else None
+        return duration(entry["seconds"]) + (f" ({_two_digits(ratio)}×)" if ratio else "")
+    why = entry.get("why", "")
+    if why.startswith(("gap", "failed")):
+        return why
+    return "not installed" if entry and not entry["version"] else "–"
+
+
+def _steps(races, tools) -> str:
+    if not races:
+        return ""
+
+    def cell(entry):
+        if entry.get("seconds") is None or entry["n_iter"] is None:
+            return "–"
+        return f"{entry['n_iter']} {entry['solver']}".strip()
+
+    rows = [[name, *(cell(fastest(race, tool)) for tool in tools)] for name, race in races.items()]
+    head = (
+        "Steps of these fits, as each tool counts them (each passes over X at least once forward "
+        "and once back), and the fastest solver of tools that have several:"
+    )
+    return head + "\n\n" + _table(["", *tools], rows)
+
+
+def _first_and_again(results, tools) -> str:
+    """Cold starts, updates, compilations and memory, one row each."""
+    rows = []
+    for key, title, form in [
+        ("cold", "fresh process: import, fit iris, predict", duration),
+        ("updates", "one step of `update` on iris", duration),
+        ("compilations", "programs compiled by 20 fits of 90 to 130 rows", str),
+    ]:
+        if key in results:
+            rows.append([title, *(_cell(results[key], tool, form) for tool in tools)])
+            if key == "cold":
+                cached = {name.split(",")[0]: took for name, took in results[key].items() if "cache" in name}
+                title = "the same with JAX's cache of compiled programs on disk"
+                rows.append([title, *(_cell(cached, tool, form) for tool in tools)])
+    return _table(["", *tools], rows + _memory(results, tools)) if rows or "memory" in results else ""
+
+
+def _cell(found, tool, form) -> str:
+    value = found.get(tool, "–")
+    return value if isinstance(value, str) else form(value)
+
+
+def _memory(results, tools):
+    """The least of each tool's solvers, in copies of X and of an n x K array."""
+    if "memory" not in results:
+        return []
+    found, rows = results["memory"], []
+    for key, what in [("x_bytes", "copies of X"), ("predictor_bytes", "arrays of n × K")]:
+        cells = []
+        for tool in tools:
+            peaks = [v for label, v in found.items() if label.startswith(f"{tool} ") or label == tool]
+            numbers = [peak for peak in peaks if not isinstance(peak, str)]
+            cells.append(f"{min(numbers) / found[key]:.1f}" if numbers else (peaks or ["–"])[0])
+        rows.append([f"peak memory of a fit of 1000000x20x3 besides X, in {what}", *cells])
+    return rows
+
+
+def _floor(results) -> str:
+    rows = [
+        [
+            name,
+            duration(found["step_s"]),
+            duration(found["two_reads_s"]),
+            f"{found['step_s'] / found['two_reads_s']:.1f}×",
+            f"{found['bytes_per_s'] / 1e9:.0f} GB/s",
+        ]
+        for name, found in results.get("steps", {}).items()
+        if found["step_s"]
+    ]
+    if not rows:
+        return ""
+    header = ["", "one step of `glmcore.LBFGS`", "two reads of X", "ratio", "read at"]
+    return "What the memory bus allows:\n\n" + _table(header, rows)
+
+
+def _missing(machine, tools) -> str:
+    versions = machine["versions"]
+    missing = [versions[tool] for tool in tools if not versions[tool][:1].isdigit()]
+    return f"Not measured: {'; '.join(missing)}." if missing else ""

@@ -1,0 +1,49 @@
+"""The raw numbers: on which machine, with which versions, kept in ``results.json``."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from benchmarks.peers import PEERS, NotInstalled
+from benchmarks.peers.base import installed
+
+
+def machine() -> dict:
+    """Processor, cores, JAX's backend, and the versions of all tools (or why there is none)."""
+    versions = {"Python": platform.python_version()}
+    versions |= {name: installed(name) for name in ("jax", "numpy", "scipy")}
+    for peer in PEERS:
+        try:
+            versions[peer.name] = peer.version()
+        except NotInstalled as missing:
+            versions[peer.name] = str(missing)
+    backend = jax.default_backend()
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "backend": backend, "versions": versions}
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux knows it, else its architecture."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def load(path: Path) -> dict:
+    """What ``path`` holds, if it was measured on this machine with these versions; else nothing,
+    since figures from elsewhere must not stand beside ours."""
+    here = machine()
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["machine"] == here:
+            return found
+        print(f"{path} is of another machine or other versions: it starts anew")
+    return {"machine": here, "problems": {}}
+
+
+def save(path: Path, results: dict):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")

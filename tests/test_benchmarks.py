@@ -1,0 +1,96 @@
+"""What the benchmarks rely on: the objective that judges all tools, and honesty about missing ones."""
+
+import numpy as np
+import oracle
+import pytest
+
+from benchmarks import report
+from benchmarks.objective import objective, relative_gap
+from benchmarks.peers.base import Fit, Peer, Rung, half_decades, installed
+from benchmarks.problems import Problem, problems
+from benchmarks.race import race
+from benchmarks.reference import reference
+
+TWINS = {"ridge": oracle.Ridge, "lasso": oracle.Lasso, "group lasso": oracle.GroupLasso}
+
+
+def small(penalty):
+    """A problem of 60 rows, 4 features and 3 classes."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 4))
+    y = np.argmax(X[:, :3] + rng.gumbel(size=(60, 3)), axis=1)
+    return Problem("small", lambda: (X, y), penalty, 0.1)
+
+
+@pytest.mark.parametrize("penalty", TWINS)
+def test_objective_is_that_of_the_oracle(penalty):
+    task = small(penalty).load()
+    rng = np.random.default_rng(1)
+    coef, intercept = rng.standard_normal((4, 3)), rng.standard_normal(3)
+    expected = oracle.objective(
+        TWINS[penalty](task.strength), coef, intercept, task.X.astype(np.float64), task.y
+    )
+    assert objective(task, coef, intercept) == pytest.approx(expected, rel=1e-12)
+    assert relative_gap(task, coef, intercept, expected / 2) == pytest.approx(1.0, rel=1e-12)
+    assert relative_gap(task, coef * np.nan, intercept, expected) == np.inf
+
+
+@pytest.mark.parametrize("penalty", TWINS)
+def test_reference_is_the_optimum_of_the_oracle(penalty):
+    task = small(penalty).load()
+    X = task.X.astype(np.float64)
+    *_, best = oracle.reference_fit(TWINS[penalty](task.strength), X, task.y, 3)
+    assert reference(task).objective == pytest.approx(best, rel=1e-8)
+
+
+def test_strength_one_is_where_the_lasso_starts():
+    """At the whole of the largest strength nothing but the class frequencies is left."""
+    task = Problem("null", small("lasso").make, "lasso", 1.0).load()
+    frequencies = np.bincount(task.y) / len(task.y)
+    entropy = -np.sum(frequencies * np.log(frequencies))
+    assert reference(task).objective == pytest.approx(entropy, rel=1e-8)
+
+
+def test_table_of_problems():
+    table = problems(quick=True)
+    assert len({problem.name for problem in table}) == len(table)
+    for problem in table:
+        assert problem.penalty in TWINS
+        assert problem.dtype == "float32"
+    task = table[0].load()
+    assert task.X.shape == (150, 4) and task.X.dtype == np.float32
+    np.testing.assert_allclose(task.X.std(axis=0), 1.0, rtol=1e-5)
+
+
+def test_half_decades():
+    assert half_decades(2, 3) == [1e-2, 3e-3, 1e-3]
+
+
+def test_a_missing_peer_and_a_missed_gap_are_named():
+    def fits(task):
+        yield Rung("loose", lambda: Fit(np.zeros((4, 3)), np.zeros(3)))
+
+    peers = [
+        Peer("lazy", "", lambda: "1.0", fits),
+        Peer("absent", "", lambda: installed("no-such-distribution"), fits),
+    ]
+    found = race(small("ridge"), peers, repeat=1)
+    lazy, absent = found["entries"]
+    assert lazy["seconds"] is None and lazy["why"].startswith("gap not reached: ")
+    assert absent["why"] == "no-such-distribution is not installed"
+    versions = {"lazy": "1.0", "absent": absent["why"]}
+    machine = {"cpu": "abacus", "cores": 1, "backend": "cpu", "versions": versions}
+    results = {"machine": machine, "problems": {"small": found}}
+    text = report.render(results, ["lazy", "absent"], ["small"])
+    assert "gap not reached" in text and "| not installed |" in text
+    assert "Not measured: no-such-distribution is not installed." in text
+
+
+def test_the_report_goes_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    machine = {"cpu": "abacus", "cores": 1, "backend": "cpu", "versions": {"JAX": "1"}}
+    report.write(readme, {"machine": machine, "problems": {}}, [], [])
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "old" not in text and "abacus, 1 cores" in text
