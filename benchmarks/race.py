@@ -92,9 +92,13 @@ def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dic
     for peer in peers:
         entry = _entry(peer, task, arrived=runners)
         entries.append(entry)
-        runner = None if entry.why else _climb(peer, entry, task, best.objective, budget)
+        if entry.why:
+            continue
+        runner = _climb(peer, entry, task, best.objective, budget)
         if runner:
             runners[peer.label] = runner
+        arrived = f"{runner.first:.3g} s at {entry.tolerance}" if runner else entry.why
+        print(f"  {peer.label}: {arrived}", flush=True)
     _take_turns(_worth_timing(runners.values()), repeat)
     for entry in entries:
         if entry.times:

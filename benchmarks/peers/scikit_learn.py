@@ -21,11 +21,12 @@ MOST_NEWTON = 1000
 IN_FLOAT64 = " float64"
 
 
-def ladder(estimator, solver, task):
-    """The rungs of an estimator with scikit-learn's parameters and attributes."""
+def ladder(estimator, solver, task, loosest=2):
+    """The rungs, from a tolerance of 10^-loosest, of an estimator with scikit-learn's parameters
+    and attributes."""
     name = solver.removesuffix(IN_FLOAT64)
     dtype = task.X.dtype if name == solver else np.float64
-    for tol in half_decades(2, 7):
+    for tol in half_decades(loosest, 7):
         yield Rung(f"{tol:.0e}", partial(_fit, estimator, name, dtype, task, tol))
 
 
