@@ -60,7 +60,7 @@ class AbstractObservations(eqx.Module):
 
     @abc.abstractmethod
     def curvature(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
-        """Mean of those second derivatives over the directions that change a probability."""
+        """Second derivatives in one output each, (K, n): the diagonal of :meth:`hessian`."""
 
     @abc.abstractmethod
     def null_predictor(self, y: Array, weight: Array) -> Array:
@@ -186,12 +186,11 @@ class Categorical(AbstractObservations):
 
     def curvature(
         self, eta: Float[Array, "K n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
-    ) -> Float[Array, " n"]:
+    ) -> Float[Array, "K n"]:
         if is_log_softmax(inverse_link):
-            trace = 1 - jnp.sum(jnp.square(_softmax(eta)), axis=0)
-        else:
-            trace = jnp.einsum("kkn->n", self.hessian(eta, y, inverse_link))
-        return trace / (self.n_classes - 1)
+            proba = _softmax(eta)
+            return proba * (1 - proba)
+        return jnp.einsum("kkn->kn", self.hessian(eta, y, inverse_link))
 
     def frequencies(
         self, y: Integer[Array, " n"], weight: Float[Array, " n"]

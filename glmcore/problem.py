@@ -126,10 +126,10 @@ class Problem(eqx.Module):
         """Second derivatives of each sample's loss in its linear predictor."""
         return self.observations.hessian(self._without_absent(eta), y, self.inverse_link)
 
-    def mean_curvature(
+    def class_curvature(
         self, eta: Float[Array, "K m"], y: Int[Array, " m"]
-    ) -> Float[Array, " m"]:
-        """Mean of :meth:`hessian` over the directions that change a probability."""
+    ) -> Float[Array, "K m"]:
+        """Second derivatives of each sample's loss in the linear predictor of one class."""
         return self.observations.curvature(self._without_absent(eta), y, self.inverse_link)
 
     def hessian_product(

@@ -12,10 +12,12 @@ from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
-from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 
-#: Steps after which the preconditioner is made anew where the fit has got to.
-_REFRESH_STEPS = 8
+#: After so many steps, and again whenever their number has doubled, the preconditioner is made
+#: anew where the fit has got to: early if it has a block a class, since then few steps are left.
+_FIRST_REFRESH = 3
+_FIRST_SHARED_REFRESH = 16
 
 
 class Pairs(AbstractMemory):
@@ -80,22 +82,6 @@ class Pairs(AbstractMemory):
             products=_bordered(self.products[1:, 1:], products, products, y @ smoothed),
         )
 
-    def with_preconditioner(self, preconditioner: Preconditioner, like: GLMParams) -> "Pairs":
-        unravel = ravel_pytree(like)[1]
-
-        def smooth(change):
-            return ravel_pytree(preconditioner.apply(unravel(change)))[0]
-
-        smoothed = jax.vmap(smooth)(self.changes)
-        return Pairs(
-            preconditioner=preconditioner,
-            steps=self.steps,
-            changes=self.changes,
-            smoothed=smoothed,
-            inverse_triangle=self.inverse_triangle,
-            products=self.changes @ smoothed.T,
-        )
-
     def forget(self) -> "Pairs":
         fresh = jax.tree.map(jnp.zeros_like, self)
         return eqx.tree_at(lambda m: m.preconditioner, fresh, self.preconditioner)
@@ -120,7 +106,8 @@ class LBFGS(AbstractDescent):
 
     The first inverse Hessian of every direction is that of the Gram matrix of the scaled
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
-    fit stood when it was made, every eight steps.
+    fit stood when it was made: after 3, 6, 12, ... steps with a block for each class, where that
+    costs little beside the steps, else after 16, 32, ... with one for all.
 
     Parameters
     ----------
@@ -149,19 +136,27 @@ class LBFGS(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> Pairs:
-        return Pairs.empty(Preconditioner.of(problem, eta), params, self.memory)
+        # With all probabilities alike, as they are at the start, so are the blocks of the classes.
+        preconditioner = Preconditioner.shared(problem, eta)
+        if affords_classes(problem):
+            preconditioner = preconditioner.repeated(eta.shape[0])
+        return Pairs.empty(preconditioner, params, self.memory)
 
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Pairs, cache: DescentCache
     ) -> tuple[Pairs, DescentCache]:
         def anew():
+            # What the pairs tell was seen from farther away: without them fewer steps are needed.
             preconditioner = Preconditioner.of(problem, cache.eta)
-            fresh = state.with_preconditioner(preconditioner, cache.gradient)
+            fresh = eqx.tree_at(lambda pairs: pairs.preconditioner, state.forget(), preconditioner)
             return fresh, fresh.direction(problem, cache.eta, cache.gradient)
 
         def as_it_is():
             return state, cache.direction
 
-        due = n_iter % _REFRESH_STEPS == 0
+        first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
+        ratio = n_iter // first
+        doubled = ratio & (ratio - 1) == 0
+        due = doubled & (ratio > 0) & (n_iter == first * ratio)
         state, direction = jax.lax.cond(due, anew, as_it_is)
         return state, cache.along(direction)

@@ -78,7 +78,7 @@ class NonlinearCG(AbstractDescent):
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> Conjugate:
         one = jnp.ones((), params.intercept.dtype)
-        return Conjugate(Preconditioner.of(problem, eta), jax.tree.map(jnp.zeros_like, params), 0 * one, one)
+        return Conjugate(Preconditioner.shared(problem, eta), jax.tree.map(jnp.zeros_like, params), 0 * one, one)
 
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache

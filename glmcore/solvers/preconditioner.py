@@ -1,9 +1,10 @@
-"""The inverse of a cheap model of the Hessian: one p x p block that all classes share.
+"""The inverse of a cheap model of the Hessian: p x p blocks, one a class or one for all.
 
-The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K matrix H_i.  With
-the mean curvature ``v_i = tr(H_i) / (K - 1)`` in its place, it is the Gram matrix of the features
-weighted by v: at the null model a stand-in for Boehning's bound (Boehning, 1992), and later, where
-most samples are classified without doubt and bend no more, far closer to the Hessian than that.
+The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K matrix H_i.  Of
+that the model keeps the diagonal of H_i: the Gram matrix of the features, weighted for each class
+by ``p_k (1 - p_k)``.  What it leaves out acts mostly along the level of the classes, to which the
+loss is blind; so the level is taken out before and after.  Where a block a class costs too much,
+all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992).
 """
 
 from typing import Optional
@@ -11,7 +12,7 @@ from typing import Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
@@ -22,43 +23,135 @@ from glmcore.solvers.sample import Sample
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 4
+#: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
+_STEPS_WORTH = 8
+_MULTIPLICATIONS = 2**28
+#: Least curvature along the level of the classes, beside that of the loss elsewhere.
+_LEAST_LEVEL = 1e-3
+
+
+def affords_classes(problem: Problem) -> bool:
+    """Whether the preconditioner of this problem has a block for each class."""
+    (n, p), K = problem.X.shape, problem.present.size
+    blocks = K * min(n, _rows(p)) * (p + 1) ** 2
+    return p <= _GRAM_FEATURES and blocks <= _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
 
 
 class Preconditioner(eqx.Module):
     """Inverse of a model of the Hessian.
 
-    ``root`` is the inverse of a Cholesky factor of each class's block, in which the intercept
-    comes last: a solver applies it at every step, and products leave the processor to the passes
-    over the data, where LAPACK's threads would go on waiting for work.  With too many features
-    it is None and the inverse is that of ``diagonal``.
+    ``root`` holds the inverse of a Cholesky factor of each class's block (or of the one that they
+    share), in which the intercept comes last.  With too many features it is None and the inverse
+    is that of ``diagonal``.  Along the unit vector ``level``, 0 where the loss sees the level of
+    the classes, it is that of ``level_curvature``.
     """
 
-    root: Optional[Float[Array, "p1 p1"]]
+    root: Optional[Float[Array, "blocks p1 p1"]]
     diagonal: Float[Array, "p1 K"]
+    level: Float[Array, " K"]
+    level_curvature: Float[Array, " p1"]
 
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
         """The model at the parameters whose linear predictor is ``eta``."""
-        p = problem.X.shape[1]
-        sample = Sample.of(problem, eta, max(_GRAM_ROWS, _GRAM_ROWS_PER_FEATURE * p))
-        weight = sample.weight * jnp.maximum(sample.curvature, 0)
-        loss = jnp.sum(weight)
-        diagonal = loss + sample.penalty
-        if p > _GRAM_FEATURES:
-            return cls(None, diagonal)
-        identity = jnp.eye(p + 1, dtype=loss.dtype)
-        gram = sample.design.T @ (weight[:, None] * sample.design)
-        # Features nobody penalises may be collinear: keep the factor positive definite.
-        jitter = loss * p * 10 * jnp.finfo(loss.dtype).eps
-        block = gram + jnp.diag(jnp.mean(sample.penalty, axis=1) + jitter)
-        factor = jnp.linalg.cholesky(block)
-        root = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-        return cls(root, diagonal)
+        if not affords_classes(problem):
+            return cls.shared(problem, eta)
+        sample, curvature = _sample(problem, eta)
+        return cls._from(problem, sample, curvature, sample.penalty.T)
+
+    @classmethod
+    def shared(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
+        """The same with one block for all classes."""
+        sample, curvature = _sample(problem, eta)
+        mean, penalty = jnp.mean(curvature, axis=0), jnp.mean(sample.penalty, axis=1)
+        return cls._from(problem, sample, mean[None, :], penalty[None, :])
+
+    @classmethod
+    def _from(
+        cls,
+        problem: Problem,
+        sample: Sample,
+        curvature: Float[Array, "blocks m"],
+        penalty: Float[Array, "blocks p1"],
+    ) -> "Preconditioner":
+        weight = sample.weight[None, :] * curvature
+        loss = jnp.mean(jnp.sum(weight, axis=1))
+        level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
+        level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
+        # Where all classes are penalised alike nothing moves their level but rounding, which a
+        # small curvature would blow up.
+        own = jnp.mean(sample.penalty, axis=1)
+        alike = jnp.ptp(sample.penalty, axis=1) == 0
+        along = jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+        root = None
+        if problem.X.shape[1] <= _GRAM_FEATURES:
+            root = _inverse_factors(sample.design, weight, penalty)
+        return cls(root, loss + sample.penalty, level, along)
+
+    def repeated(self, n_classes: int) -> "Preconditioner":
+        """The same with the shared block once for each class."""
+        root = jnp.broadcast_to(self.root, (n_classes, *self.root.shape[1:]))
+        return eqx.tree_at(lambda m: m.root, self, root)
 
     def apply(self, gradient: GLMParams) -> GLMParams:
         stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
-        if self.root is None:
-            solved = stacked / self.diagonal
-        else:
-            solved = self.root.T @ (self.root @ stacked)
+        along = stacked @ self.level
+        solved = self._solve(stacked - along[:, None] * self.level[None, :])
+        missing = along / self.level_curvature - solved @ self.level
+        solved = solved + missing[:, None] * self.level[None, :]
         return GLMParams(solved[:-1], solved[-1])
+
+    def _solve(self, stacked: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        if self.root is None:
+            return stacked / self.diagonal
+        if self.root.shape[0] == 1:
+            return self.root[0].T @ (self.root[0] @ stacked)
+        columns = stacked.T[:, :, None]
+        return (self.root.mT @ (self.root @ columns))[:, :, 0].T
+
+
+def _rows(p: int) -> int:
+    return max(_GRAM_ROWS, _GRAM_ROWS_PER_FEATURE * p)
+
+
+def _sample(
+    problem: Problem, eta: Float[Array, "K n"]
+) -> tuple[Sample, Float[Array, "K m"]]:
+    """Rows for the Gram matrix, and what they bend in every class: as the directions in which
+    the classes add up to zero see it, hence the factor."""
+    sample = Sample.of(problem, eta, _rows(problem.X.shape[1]))
+    K = eta.shape[0]
+    return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
+
+
+def _inverse_factors(
+    design: Float[Array, "m p1"],
+    weight: Float[Array, "blocks m"],
+    penalty: Float[Array, "blocks p1"],
+) -> Float[Array, "blocks p1 p1"]:
+    def gram(weight: Float[Array, " m"]) -> Float[Array, "p1 p1"]:
+        return design.T @ (weight[:, None] * design)
+
+    # One class after the other: all weighted copies of the design would not fit in a cache.
+    grams = jax.lax.map(gram, weight)
+    # Features nobody penalises may be collinear: keep the factors positive definite.
+    jitter = jnp.sum(weight, axis=1) * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
+    diagonals = jax.vmap(jnp.diag)(penalty + jitter[:, None])
+    return _inverse_triangular(jnp.linalg.cholesky(grams + diagonals))
+
+
+def _inverse_triangular(
+    factors: Float[Array, "blocks p1 p1"],
+) -> Float[Array, "blocks p1 p1"]:
+    """Row after row by substitution: LAPACK's triangular solve starts threads, and for a while
+    those wait for more work on the cores that the passes over the data need."""
+    columns = jnp.arange(factors.shape[1], dtype=jnp.int32)
+
+    def add_row(i: Int[Array, ""], inverse: Float[Array, "blocks p1 p1"]):
+        row = jax.lax.dynamic_slice_in_dim(factors, i, 1, axis=1)
+        own = jax.lax.dynamic_slice_in_dim(row, i, 1, axis=2)
+        unit = jnp.where(columns == i, 1, 0).astype(row.dtype)[None, None, :]
+        new = (unit - jnp.where(columns < i, row, 0) @ inverse) / own
+        return jax.lax.dynamic_update_slice_in_dim(inverse, new, i, axis=1)
+
+    return jax.lax.fori_loop(0, columns.size, add_row, jnp.zeros_like(factors))

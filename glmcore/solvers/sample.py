@@ -18,7 +18,7 @@ class Sample(eqx.Module):
     design: Float[Array, "m p1"]
     weight: Float[Array, " m"]
     hessian: Float[Array, "K K m"]
-    curvature: Float[Array, " m"]
+    curvature: Float[Array, "K m"]
     penalty: Float[Array, "p1 K"]
 
     @classmethod
@@ -35,7 +35,7 @@ class Sample(eqx.Module):
             design=jnp.concatenate([X * scale[None, :], intercept], axis=1),
             weight=weight,
             hessian=problem.hessian(eta, y),
-            curvature=problem.mean_curvature(eta, y),
+            curvature=problem.class_curvature(eta, y),
             penalty=jnp.concatenate([quadratic, unfitted]),
         )
 

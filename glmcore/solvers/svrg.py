@@ -354,11 +354,12 @@ class SVRG(AbstractSVRG):
     needs_smooth = True
 
     def metric(self, problem: Problem, eta: Float[Array, "K n"]) -> Metric:
-        preconditioner = Preconditioner.of(problem, eta)
+        preconditioner = Preconditioner.shared(problem, eta)
         loss, _ = problem.curvature()
         if preconditioner.root is None:
             return Metric(diagonal=loss / preconditioner.diagonal[:-1])
-        inverse = preconditioner.root.T @ preconditioner.root
+        root = preconditioner.root[0]
+        inverse = root.T @ root
         return Metric(matrix=loss * inverse[:-1, :-1])
 
     def widest(self, problem: Problem) -> int:
