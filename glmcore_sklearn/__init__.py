@@ -2,7 +2,8 @@
 
 from glmcore_sklearn.classifier import ClassifierGLM, StepResult
 from glmcore_sklearn.labels import ClassesNotSetError
+from glmcore_sklearn.logistic import LogisticRegression
 from glmcore_sklearn.names import SolverSpec
 from glmcore_sklearn.persistence import load_model
 
-__all__ = ["ClassesNotSetError", "ClassifierGLM", "SolverSpec", "StepResult", "load_model"]
+__all__ = ["ClassesNotSetError", "ClassifierGLM", "LogisticRegression", "SolverSpec", "StepResult", "load_model"]

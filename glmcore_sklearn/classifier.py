@@ -1,6 +1,5 @@
 """The estimator that looks like the reference and computes with ``glmcore``."""
 
-import contextlib
 import numbers
 import warnings
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 import glmcore
 from glmcore_sklearn import batches, labels, names, persistence, reports
+from glmcore_sklearn.atomic import unchanged_on_error
 from glmcore_sklearn.configuration import ConfiguredGLM
 from glmcore_sklearn.inputs import (
     check_coef,
@@ -183,7 +183,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         sklearn.exceptions.ConvergenceWarning
             If the optimality residual did not reach ``tol``: steps, residual and what to change.
         """
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             batch = self._first_batch(X, y, sample_weight, keep_classes=False)
             model = self._model()
             n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
@@ -195,7 +195,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             callback = names.make_callback(vars(self)["solver_kwargs"])
             result = self._run(model, solver, init_params, batch, callback)
             reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
-            reports.report(result, solver, batch, self.classes_)
+            reports.report(result, solver, batch.y, batch.weight, self.classes_)
             self._store(model, result.params, result.state, batch)
             self.dof_resid_ = int(self.dof_resid_)
             self.n_iter_ = int(result.n_iter)
@@ -247,7 +247,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         ValueError
             If an argument is bad, or y lacks classes that are not set.
         """
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             batch = self._first_batch(X, y, None, keep_classes=True)
             state = self._init_state(init_params, batch)
             self._has_optimizer = True
@@ -571,16 +571,6 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             self.feature_names_in_ = names_found
         else:
             vars(self).pop("feature_names_in_", None)
-
-    @contextlib.contextmanager
-    def _unchanged_on_error(self):
-        before = vars(self).copy()
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _if_instantiated(self, function):
         return function if vars(self).get("_has_optimizer") else None

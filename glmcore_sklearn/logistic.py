@@ -1,0 +1,360 @@
+"""Logistic regression with the face of scikit-learn's."""
+
+import warnings
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import equinox as eqx
+import numpy as np
+import optax
+from sklearn.utils import compute_class_weight
+from sklearn.utils._param_validation import Hidden, Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+import glmcore
+from glmcore_sklearn import labels, reports, softmax
+from glmcore_sklearn.atomic import unchanged_on_error
+from glmcore_sklearn.inputs import check_sample_weight
+from glmcore_sklearn.linear import LinearClassifier
+
+#: Constraints of the parameters that LogisticRegression and LogisticRegressionCV share.
+SHARED_CONSTRAINTS = {
+    "fit_intercept": ["boolean"],
+    "dual": ["boolean"],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
+    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "random_state": ["random_state"],
+    "solver": [str, optax.GradientTransformation],
+    "max_iter": [Interval(Integral, 0, None, closed="left")],
+    "verbose": ["verbose"],
+    "n_jobs": [None, Integral],
+}
+
+
+class Samples(NamedTuple):
+    """Checked rows: features, class indices, weights (class weights included) or None."""
+
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+
+    @property
+    def total_weight(self):
+        return float(len(self.y) if self.weight is None else self.weight.sum())
+
+
+class LogisticRegression(LinearClassifier):
+    r"""Multinomial logistic regression: a drop-in for ``sklearn.linear_model.LogisticRegression``.
+
+    .. math:: \min_{W, b} C \sum_i \omega_i \left(\log \sum_k e^{x_i W_k + b_k} - x_i W_{y_i} - b_{y_i}\right)
+        + \alpha \lVert W \rVert_1 + \frac{1 - \alpha}{2} \lVert W \rVert_2^2
+
+    with :math:`\alpha` the ``l1_ratio``; for two classes W is one row, the linear predictor of the second class.  The
+    arguments, attributes and their shapes are scikit-learn's.  It computes in the dtype of X, float64 or float32, and
+    leaves JAX's global settings alone.  Features are centred and scaled inside, so that the answer does not depend on
+    their offset and scale but through the penalty, which acts on yours.
+
+    Parameters
+    ----------
+    penalty : {"l1", "l2", "elasticnet", None}
+        Deprecated in scikit-learn 1.8: use `C` and `l1_ratio`.
+    C : float, default 1.0
+        Inverse strength of the penalty, above 0; ``np.inf`` for none.
+    l1_ratio : float, default 0.0
+        Share of the l1 part, from 0 to 1.
+    dual, intercept_scaling, n_jobs
+        Accepted and not used: the intercept is never penalised.
+    tol : float, default 1e-4
+        Bound on the optimality (KKT) residual in centred and scaled coordinates, relative to that of the null model
+        (coef 0).  It is a statement about the answer and not about a last step.
+    fit_intercept : bool, default True
+    class_weight : dict, "balanced" or None
+        Factors on the weights of the samples of each class.
+    random_state : int, RandomState or None
+        Seed of ``"SVRG"`` and ``"ProxSVRG"``.
+    solver : str or optax.GradientTransformation, default "lbfgs"
+        ``"lbfgs"``, ``"liblinear"``, ``"sag"`` and ``"saga"`` leave the choice to the penalty and the shape (LBFGS,
+        Newton for at most 128 parameters, ProximalGradient with an l1 part); ``"newton-cg"`` and
+        ``"newton-cholesky"`` are Newton; and all names of :class:`ClassifierGLM`, such as ``"LBFGS"``.  An optax
+        transformation takes its steps on the scale of X.
+    max_iter : int, default 100
+        Largest number of steps.
+    verbose : int, default 0
+        Above 0 progress is shown on standard error.
+    warm_start : bool, default False
+        Whether a fit starts at the last one's coefficients.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+    coef_ : ndarray of shape (K, n_features), or (1, n_features) for K = 2
+    intercept_ : ndarray of shape (K,), or (1,) for K = 2
+    n_iter_ : ndarray of int32, shape (1,)
+        Steps taken.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Only if X is a DataFrame with string column names.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from glmcore_sklearn import LogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression().fit(X, y)
+    >>> model.predict(X[:2])
+    array([0, 0])
+    >>> model.predict_proba(X[:1]).round(3)
+    array([[0.982, 0.018, 0.   ]])
+    >>> model.score(X, y)
+    0.97...
+    """
+
+    _parameter_constraints = {
+        **SHARED_CONSTRAINTS,
+        "penalty": [StrOptions({"l1", "l2", "elasticnet"}), None, Hidden(StrOptions({"deprecated"}))],
+        "C": [Interval(Real, 0, None, closed="right")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
+        "warm_start": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        penalty="deprecated",
+        *,
+        C=1.0,
+        l1_ratio=0.0,
+        dual=False,
+        tol=1e-4,
+        fit_intercept=True,
+        intercept_scaling=1,
+        class_weight=None,
+        random_state=None,
+        solver="lbfgs",
+        max_iter=100,
+        verbose=0,
+        warm_start=False,
+        n_jobs=None,
+    ):
+        self.penalty = penalty
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit the model; if this raises, the estimator is as it was.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of at least two classes.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative: 2 counts as much as a row that is there twice.
+
+        Returns
+        -------
+        self
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If the optimality residual did not reach `tol`: steps, residual and what to change.
+        """
+        with unchanged_on_error(self):
+            self._validate_params()
+            C, l1_ratio = self._strength()
+            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
+            check_classification_targets(y)
+            classes, y = np.unique(y, return_inverse=True)
+            check_two_classes(classes)
+            softmax.check_solver(self.solver, C, l1_ratio, self.dual, len(classes))
+            with softmax.precision(X.dtype):
+                samples = Samples(X, y, class_and_sample_weight(self.class_weight, classes, y, sample_weight))
+                start = self._start(X, classes) if self.warm_start else None
+                result = self._run(samples, classes, C, l1_ratio, start)
+                self.coef_, self.intercept_ = softmax.from_params(result.params)
+            self.classes_ = classes
+            self.n_iter_ = np.array([result.n_iter], np.int32)
+            vars(self).pop("_updates", None)
+        return self
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """One compiled step of the solver on a batch, from where the estimator stands.
+
+        The objective is that of the batch, `C` included: a batch of n rows is penalised as a data set of n rows.  The
+        first batch freezes centre and scale of the features, and starts at its class frequencies.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The dtype of the first batch is that of all.
+        y : array-like of shape (n_samples,)
+            Labels out of `classes`; a batch may lack some.
+        classes : array-like of shape (K,)
+            All labels; needed in the first call only.
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        self
+
+        Examples
+        --------
+        >>> import optax
+        >>> from sklearn.datasets import load_digits
+        >>> from glmcore_sklearn import LogisticRegression
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = LogisticRegression(solver=optax.adam(0.01))
+        >>> for start in range(0, 1500, 100):
+        ...     batch = slice(start, start + 100)
+        ...     model = model.partial_fit(X[batch], y[batch], classes=range(10))
+        >>> bool(model.score(X[1500:], y[1500:]) > 0.8)
+        True
+        """
+        with unchanged_on_error(self):
+            self._validate_params()
+            C, l1_ratio = self._strength()
+            if self.class_weight == "balanced":
+                raise ValueError("class_weight='balanced' needs all rows; pass a dict to use partial_fit")
+            fitted = hasattr(self, "coef_")
+            dtype = self.coef_.dtype if fitted else [np.float64, np.float32]
+            X, y = validate_data(self, X, y, dtype=dtype, order="C", reset=not fitted)
+            check_classification_targets(y)
+            self.classes_ = self._known_classes(classes)
+            softmax.check_solver(self.solver, C, l1_ratio, self.dual, len(self.classes_))
+            y = labels.encode(y, self.classes_)
+            with softmax.precision(X.dtype):
+                weight = class_and_sample_weight(self.class_weight, self.classes_, y, sample_weight)
+                self._step(Samples(X, y, weight), C, l1_ratio)
+        return self
+
+    def _strength(self):
+        """C and l1_ratio in force, and the words about arguments that are on their way out."""
+        if self.n_jobs is not None:
+            warn_of_deprecated("n_jobs has no effect", "leave it out")
+        if self.l1_ratio is None:
+            warn_of_deprecated("l1_ratio=None", "use l1_ratio=0")
+        if isinstance(self.penalty, str) and self.penalty == "deprecated":
+            return self.C, self.l1_ratio or 0.0
+        C, l1_ratio = strength_of_penalty(self.penalty, self.C, self.l1_ratio)
+        warn_of_deprecated(f"penalty={self.penalty!r}", f"use C={C} and l1_ratio={l1_ratio}")
+        return C, l1_ratio
+
+    def _known_classes(self, classes):
+        known = getattr(self, "classes_", None)
+        if classes is None:
+            if known is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            return known
+        classes = np.unique(classes)
+        check_two_classes(classes)
+        if known is not None and not np.array_equal(known, classes):
+            raise ValueError(f"classes={classes} is not the same as on last call to partial_fit, was: {known}")
+        return classes
+
+    def _model(self, samples, n_classes, C, l1_ratio):
+        penalty = softmax.make_penalty(C, l1_ratio, samples.total_weight, n_classes)
+        return softmax.make_model(penalty, n_classes, self.fit_intercept)
+
+    def _solver(self, model, n_params):
+        return softmax.make_solver(self.solver, model.penalty, n_params, self.tol, self.max_iter, self.random_state)
+
+    def _start(self, X, classes):
+        """Where a warm start begins; None at the first fit."""
+        if not hasattr(self, "coef_"):
+            return None
+        self.densify()
+        n_rows = 1 if len(classes) == 2 else len(classes)
+        if self.coef_.shape != (n_rows, X.shape[1]):
+            raise ValueError(
+                f"warm_start needs coef_ of shape {(n_rows, X.shape[1])} for these data, found {self.coef_.shape} "
+                "from the last fit"
+            )
+        return softmax.to_params(self.coef_, self.intercept_)
+
+    def _run(self, samples, classes, C, l1_ratio, start):
+        model = self._model(samples, len(classes), C, l1_ratio)
+        solver = self._solver(model, (samples.X.shape[1] + 1) * len(classes))
+        result = glmcore.fit(
+            model,
+            *samples[:2],
+            solver=solver,
+            init_params=start,
+            sample_weight=samples.weight,
+            callback=glmcore.Progress() if self.verbose else None,
+        )
+        weight = np.ones(len(samples.y)) if samples.weight is None else samples.weight
+        reports.report(result, solver, samples.y, weight, classes, reports.SKLEARN_ADVICE)
+        return result
+
+    def _step(self, samples, C, l1_ratio):
+        model = self._model(samples, len(self.classes_), C, l1_ratio)
+        solver = self._solver(model, None)
+        if hasattr(self, "coef_"):
+            self.densify()
+            params = softmax.to_params(self.coef_, self.intercept_)
+        else:
+            params = _initialize(model, *glmcore.pad_rows(*samples._replace(weight=_ones(samples))))
+        state, made_for = vars(self).get("_updates", (None, None))
+        if made_for != self.solver:
+            state = glmcore.init_state(model, params, *samples[:2], solver=solver, sample_weight=samples.weight)
+        params, state = glmcore.update(
+            model, params, state, *samples[:2], solver=solver, sample_weight=samples.weight
+        )
+        self.coef_, self.intercept_ = softmax.from_params(params)
+        self.n_iter_ = np.array([state.n_iter], np.int32)
+        self._updates = state, self.solver
+
+
+#: Compiled once per types and shapes.
+_initialize = eqx.filter_jit(glmcore.GLM.initialize_params)
+
+
+def _ones(samples):
+    return np.ones(len(samples.y), samples.X.dtype) if samples.weight is None else samples.weight
+
+
+def check_two_classes(classes):
+    """Raise a ValueError for labels of one class."""
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data contains only one class: "
+            f"{classes[0]!r}"
+        )
+
+
+def class_and_sample_weight(class_weight, classes, y, sample_weight):
+    """Weights of samples times those of their classes (class indices y); None where there is neither."""
+    weight = check_sample_weight(sample_weight, len(y))
+    if class_weight is None:
+        return weight
+    factors = compute_class_weight(class_weight, classes=classes, y=classes[y], sample_weight=weight)
+    return factors[y] if weight is None else factors[y] * weight
+
+
+def strength_of_penalty(penalty, C, l1_ratio):
+    """C and l1_ratio that a ``penalty`` of scikit-learn before 1.8 stands for."""
+    if penalty is None:
+        return np.inf, 0.0
+    if penalty == "elasticnet":
+        if l1_ratio is None:
+            raise ValueError("l1_ratio must be specified when penalty is elasticnet.")
+        return C, l1_ratio
+    return C, {"l1": 1.0, "l2": 0.0}[penalty]
+
+
+def warn_of_deprecated(what, instead):
+    """The FutureWarning for an argument that scikit-learn 1.8 deprecated."""
+    warnings.warn(f"{what}: deprecated since scikit-learn 1.8, to be removed in 1.10; {instead}", FutureWarning, stacklevel=4)

@@ -1,0 +1,117 @@
+"""scikit-learn's logistic regression in terms of ``glmcore``: objective, coefficients, solver names.
+
+scikit-learn minimises ``C * sum_i w_i NLL_i + l1_ratio * |W|_1 + (1 - l1_ratio) / 2 * |W|_2^2``, with one row of W a
+class, and a single row for two classes, where ``glmcore`` has two columns that differ by it.
+"""
+
+import inspect
+
+import jax
+import numpy as np
+import optax
+from sklearn.utils import check_random_state
+
+import glmcore
+from glmcore_sklearn import names
+
+#: Solvers of scikit-learn that handle an l1 part.
+_L1_SOLVERS = ("liblinear", "saga")
+#: What its other names stand for here: the default by penalty and shape, or one of the table.
+_SOLVERS = {
+    "lbfgs": None,
+    "liblinear": None,
+    "newton-cg": "Newton",
+    "newton-cholesky": "Newton",
+    "sag": None,
+    "saga": None,
+}
+
+
+def make_penalty(C, l1_ratio, total_weight, n_classes):
+    r"""The penalty of ``C`` and ``l1_ratio`` for samples of so much weight.
+
+    For K >= 3 the strength is ``1 / (C W)`` and the ratio that of scikit-learn.  For K = 2 its row u is the
+    difference of our columns -u/2 and u/2, where ``|u|_1`` costs as much and ``|u|_2^2`` half: the strength is
+    ``(2 - l1_ratio) / (C W)``, the ratio ``l1_ratio / (2 - l1_ratio)``.
+
+    Examples
+    --------
+    >>> make_penalty(C=2.0, l1_ratio=0, total_weight=10.0, n_classes=3)
+    Ridge(0.05)
+    """
+    if np.isinf(C):
+        return glmcore.UnRegularized()
+    ratio_sum = 2 - l1_ratio if n_classes == 2 else 1
+    strength = ratio_sum / (C * total_weight)
+    return glmcore.Ridge(strength) if l1_ratio == 0 else glmcore.ElasticNet(strength, l1_ratio / ratio_sum)
+
+
+def make_model(penalty, n_classes, fit_intercept):
+    """The softmax model of a penalty."""
+    return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=bool(fit_intercept))
+
+
+def from_params(params):
+    """``coef_`` and ``intercept_`` in scikit-learn's shapes, on the host.
+
+    Examples
+    --------
+    >>> coef, intercept = from_params(glmcore.GLMParams(np.array([[-1.0, 1.0]]), np.array([0.5, -0.5])))
+    >>> coef, intercept
+    (array([[2.]]), array([-1.]))
+    """
+    coef, intercept = np.asarray(params.coef).T, np.asarray(params.intercept)
+    if len(intercept) == 2:
+        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    return np.ascontiguousarray(coef), np.array(intercept)
+
+
+def to_params(coef, intercept):
+    """What :func:`from_params` was given, of two classes the columns that sum to zero."""
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return glmcore.GLMParams(np.ascontiguousarray(coef.T), intercept)
+
+
+def check_solver(solver, C, l1_ratio, dual, n_classes):
+    """Refuse what scikit-learn refuses of its own solvers, with a ValueError."""
+    if dual and solver != "liblinear":
+        raise ValueError(f"solver={solver!r} has no dual formulation: dual must be False, found {dual}")
+    if solver not in _SOLVERS:
+        return
+    if l1_ratio > 0 and solver not in _L1_SOLVERS:
+        raise ValueError(
+            f"solver={solver!r} handles l1_ratio=0 only, found l1_ratio={l1_ratio}; use 'saga', or our "
+            "'ProximalGradient' or 'ProxSVRG'"
+        )
+    if solver == "liblinear" and (0 < l1_ratio < 1 or np.isinf(C)):
+        raise ValueError(
+            f"solver='liblinear' handles l1_ratio of 0 or 1 and a finite C, found l1_ratio={l1_ratio} and C={C}; "
+            "use 'saga'"
+        )
+    if solver == "liblinear" and n_classes > 2:
+        raise ValueError(
+            f"The 'liblinear' solver does not support multiclass classification, found {n_classes} classes; use "
+            "another solver, which fits one softmax"
+        )
+
+
+def make_solver(solver, penalty, n_params, tol, max_iter, random_state=None):
+    """The solver of ``glmcore`` for a name of scikit-learn, a name of ours or an optax transformation.
+
+    ``n_params=None`` is for steps on batches, where the default does not go by the shape.
+    """
+    settings = {"tol": tol, "maxiter": max_iter}
+    if isinstance(solver, optax.GradientTransformation):
+        return glmcore.Optax(solver, **settings)
+    if solver not in _SOLVERS and solver.casefold() not in map(str.casefold, names.SOLVERS):
+        raise ValueError(f"unknown solver {solver!r}; known are {', '.join([*_SOLVERS, *names.SOLVERS])}")
+    kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, n_params)
+    if random_state is not None and "seed" in inspect.signature(kind).parameters:
+        settings["seed"] = check_random_state(random_state).randint(2**31 - 1)
+    return names.make_solver(kind, settings)
+
+
+def precision(dtype):
+    """JAX's local context for arrays of this dtype; the global setting stays the user's."""
+    return jax.enable_x64(dtype == np.float64)
