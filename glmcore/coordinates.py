@@ -80,6 +80,12 @@ class Coordinates(eqx.Module):
         """The scale, 0 for constant features: in sums over rows they play no part."""
         return jnp.where(self.deviation[:, None] > 0, self.scale, 0)
 
+    @property
+    def unit(self) -> Float[Array, " p"]:
+        """By what a feature is multiplied to have unit variance; 0 for a constant one."""
+        varies = self.deviation > 0
+        return jnp.where(varies, 1 / jnp.where(varies, self.deviation, 1), 0)
+
     def split(self, coef: Float[Array, "p K"]) -> PyTree[Float[Array, "_ K"]]:
         """Cut a matrix into the leaves that the user's features have."""
         return split_rows(coef, self.structure, self.widths)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -27,31 +26,24 @@ def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
     return GLMParams(user.coef, jnp.where(present, intercept, floor))
 
 
-def feature_rank(
-    coordinates: Coordinates, features: Float[Array, "n p"], weight: Float[Array, " n"]
-) -> Int[Array, ""]:
+def feature_rank(problem: Problem) -> Int[Array, ""]:
     """Rank of the rows with weight of centred features, each scaled to unit variance."""
-    nonzero, _ = _row_space(coordinates, features, weight)
+    nonzero, _ = _row_space(problem)
     return jnp.sum(nonzero).astype(int)
 
 
-def _row_space(
-    coordinates: Coordinates, features: Float[Array, "n p"], weight: Float[Array, " n"]
-) -> tuple[Bool[Array, " m"], Float[Array, "p p"]]:
+def _row_space(problem: Problem) -> tuple[Bool[Array, " m"], Float[Array, "p p"]]:
     """Right singular vectors, as rows, and which of the first m of them span the row space."""
-    deviation = coordinates.deviation
-    scaled = features * jnp.where(deviation > 0, 1 / deviation, 0)[None, :]
-    scaled = jnp.where((weight > 0)[:, None], scaled, 0)
-    triangle = jnp.linalg.qr(scaled, mode="r")  # the SVD never sees n rows
+    triangle, n_used = problem.triangle()  # the SVD never sees n rows
     _, values, rows = jnp.linalg.svd(triangle, full_matrices=True)
-    n_used = jnp.maximum(jnp.sum(weight > 0), features.shape[1]).astype(values.dtype)
+    n_used = jnp.maximum(n_used, triangle.shape[1]).astype(values.dtype)
     return values > values[0] * n_used * jnp.finfo(values.dtype).eps, rows
 
 
 def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
     """Project coefficients, on the user's scale, onto the row space of the features."""
     coordinates = problem.coordinates
-    nonzero, rows = _row_space(coordinates, problem.X, problem.weight)
+    nonzero, rows = _row_space(problem)
     rank, p = jnp.sum(nonzero), coef.shape[0]
     unit = jnp.where(coordinates.deviation > 0, coordinates.deviation, 1)
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from glmcore.coordinates import Coordinates
+from glmcore.dense import DenseProblem
 from glmcore.least_norm import feature_rank
 from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams
@@ -132,12 +133,8 @@ class GLM(eqx.Module):
         free = self.observations.n_outputs - 1
         leaves = jax.tree.leaves(params.coef)
         if isinstance(self.penalty, UnRegularized):
-            n = jax.tree.leaves(X)[0].shape[0]
-            weight = _weights(sample_weight, n, leaves[0].dtype)
-            coordinates, features = Coordinates.measure(
-                X, weight, self.penalty, free + 1, self.fit_intercept
-            )
-            used = free * feature_rank(coordinates, features, weight)
+            labels = jnp.zeros(jax.tree.leaves(X)[0].shape[0], jnp.int32)  # no matter which
+            used = free * feature_rank(self._problem(X, labels, sample_weight))
         elif self.penalty.smooth:
             used = free * sum(leaf.shape[0] for leaf in leaves)
         else:
@@ -156,7 +153,7 @@ class GLM(eqx.Module):
         coordinates, features = Coordinates.measure(
             X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
         )
-        return Problem.of(self, features, jnp.asarray(y), weight, coordinates)
+        return DenseProblem.of(self, features, jnp.asarray(y), weight, coordinates)
 
 
 def _weights(sample_weight: Optional[Any], n: int, dtype: Any) -> Float[Array, " n"]:

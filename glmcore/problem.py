@@ -1,4 +1,6 @@
-"""A fit as a solver sees it: one matrix of centred features, scaled coefficients."""
+"""A fit as a solver sees it: a loss of the linear predictor, a penalty, scaled coefficients."""
+
+import abc
 
 import equinox as eqx
 import jax
@@ -9,7 +11,6 @@ from glmcore.coordinates import Coordinates
 from glmcore.observations import AbstractObservations, InverseLink, is_log_softmax
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
-from glmcore.rows import row_sums
 from glmcore.tree import tree_norm
 
 #: Added to the linear predictor of a class without weight: its probability underflows to 0.
@@ -18,53 +19,41 @@ _ABSENT = -1e5
 _PROBES = 16
 
 
+class Extremes(eqx.Module):
+    """Largest values over samples; that of two sets of samples is the larger of the two.
+
+    ``behind`` and ``ahead``: by how much the label of a sample is behind or ahead of the best
+    other class.  Over the samples of each class ``top`` is the largest centred linear predictor
+    and ``inside`` the largest of its negative, over all others ``outside`` and ``bottom``.
+    """
+
+    behind: Float[Array, ""]
+    ahead: Float[Array, ""]
+    inside: Float[Array, " K"]
+    outside: Float[Array, " K"]
+    top: Float[Array, " K"]
+    bottom: Float[Array, " K"]
+
+
 class Problem(eqx.Module):
     r"""The objective of a fit in centred and scaled coordinates.
 
     .. math:: F(w, b) = \sum_i \omega_i \ell_i(\eta_i) + P(a w), \quad
               \eta = (X - m)(a w) + b, \quad \sum_i \omega_i = 1
 
-    Everything that touches n rows goes through ``predictor``, ``loss``, ``loss_and_residual``
-    and ``gradient``: one product with X forward, one back.
+    Everything that touches n rows goes through the methods that are abstract here.  ``y`` and
+    ``weight`` are the labels of the samples and their shares of the total weight, or of groups of
+    samples with one label.
     """
 
-    X: Float[Array, "n p"]
-    y: Int[Array, " n"]
-    weight: Float[Array, " n"]
-    present: Bool[Array, " K"]
-    coordinates: Coordinates
-    observations: AbstractObservations
-    penalty: AbstractPenalty
-    inverse_link: InverseLink = eqx.field(static=True)
-    fit_intercept: bool = eqx.field(static=True)
-
-    @classmethod
-    def of(
-        cls,
-        model,
-        features: Float[Array, "n p"],
-        y: Int[Array, " n"],
-        weight: Float[Array, " n"],
-        coordinates: Coordinates,
-        may_lack_classes: bool = False,
-    ) -> "Problem":
-        """The problem of fitting ``model`` to features centred by ``coordinates``.
-
-        A class without weight is left out, unless these are rows of a batch that may lack it.
-        """
-        weight = weight / jnp.sum(weight)
-        present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
-        return cls(
-            X=features,
-            y=y.astype(jnp.int32),
-            weight=weight,
-            present=present,
-            coordinates=coordinates,
-            observations=model.observations,
-            penalty=model.penalty,
-            inverse_link=model.inverse_link,
-            fit_intercept=model.fit_intercept,
-        )
+    y: eqx.AbstractVar[Int[Array, " n"]]
+    weight: eqx.AbstractVar[Float[Array, " n"]]
+    present: eqx.AbstractVar[Bool[Array, " K"]]
+    coordinates: eqx.AbstractVar[Coordinates]
+    observations: eqx.AbstractVar[AbstractObservations]
+    penalty: eqx.AbstractVar[AbstractPenalty]
+    inverse_link: eqx.AbstractVar[InverseLink]
+    fit_intercept: eqx.AbstractVar[bool]
 
     def start(self, params: GLMParams) -> GLMParams:
         """Inner parameters without what this problem has no place for: an intercept where none
@@ -73,72 +62,77 @@ class Problem(eqx.Module):
         intercept = params.intercept if self.fit_intercept else jnp.zeros_like(params.intercept)
         return GLMParams(coef, intercept)
 
-    def rows(self, index: Int[Array, " m"], weight: Float[Array, " m"]) -> "Problem":
-        """The problem of chosen rows, with weights of their own that need not sum to one."""
-
-        def take(x: Array) -> Array:
-            return x.at[index].get(mode="promise_in_bounds")
-
-        parts = (take(self.X), take(self.y), weight)
-        return eqx.tree_at(lambda q: (q.X, q.y, q.weight), self, parts)
-
     # The loss, through the linear predictor
 
+    @property
+    @abc.abstractmethod
+    def n_rows(self) -> int:
+        """Number of rows, for guesses at what is worth its cost."""
+
+    @abc.abstractmethod
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
         """The linear predictor, linear in ``params``: a sum of steps is a sum of predictors."""
-        product = self.X @ (self.coordinates.varying_scale * params.coef)
-        # The barriers keep XLA from turning the transpose into a product in a slow layout, and
-        # from transposing once for each of its readers.
-        transposed = jax.lax.optimization_barrier(product).T
-        return jax.lax.optimization_barrier(transposed + params.intercept[:, None])
 
-    def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
-        return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
-
+    @abc.abstractmethod
     def loss_and_residual(
         self, eta: Float[Array, "K n"]
     ) -> tuple[Float[Array, ""], Float[Array, "K n"]]:
         """The loss and its derivative in every entry of the linear predictor."""
-        nll, residual = self.observations.value_and_residual(
-            self._without_absent(eta), self.y, self.inverse_link
-        )
-        return self._mean(nll), self.weight[None, :] * residual
 
+    @abc.abstractmethod
     def divergence(
         self, change: Float[Array, "K n"], eta: Float[Array, "K n"]
     ) -> Float[Array, ""]:
         """By how much the loss at ``eta + change`` exceeds its tangent at ``eta``."""
-        excess = self.observations.divergence(
-            change, self._without_absent(eta), self.y, self.inverse_link
-        )
-        return self._mean(excess)
 
+    @abc.abstractmethod
     def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
         """Gradient of the loss in ``params`` from that in the linear predictor."""
-        coef = row_sums(residual, self.X).T * self.coordinates.varying_scale
-        if not self.fit_intercept:
-            return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
-        return GLMParams(coef, jnp.sum(residual, axis=1))
+
+    @abc.abstractmethod
+    def hessian_product(
+        self, direction: GLMParams, eta: Float[Array, "K n"]
+    ) -> GLMParams:
+        """The Hessian of the loss times ``direction``."""
+
+    @abc.abstractmethod
+    def sampled(
+        self, eta: Float[Array, "K n"], most: int
+    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
+        """Features, labels, weights and linear predictors of rows spread evenly, about ``most``
+        of them, which stand for all where a Hessian is estimated."""
+
+    @abc.abstractmethod
+    def null_predictor(self) -> Float[Array, "K n"]:
+        """The linear predictor of :meth:`null_params`, without a look at the features."""
+
+    @abc.abstractmethod
+    def null_optimality(self) -> Float[Array, ""]:
+        """Gradient norm of the loss at the null model: the yardstick of ``tol``."""
+
+    @abc.abstractmethod
+    def triangle(self) -> tuple[Float[Array, "m p"], Int[Array, ""]]:
+        """The triangular factor of the rows with weight, each feature scaled to unit variance,
+        and their number."""
+
+    @abc.abstractmethod
+    def extremes(self, params: GLMParams) -> Extremes:
+        """How far the linear predictors of the samples reach, class by class."""
+
+    def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
+        return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
 
     def hessian(
         self, eta: Float[Array, "K m"], y: Int[Array, " m"]
     ) -> Float[Array, "K K m"]:
         """Second derivatives of each sample's loss in its linear predictor."""
-        return self.observations.hessian(self._without_absent(eta), y, self.inverse_link)
+        return self.observations.hessian(self.without_absent(eta), y, self.inverse_link)
 
     def class_curvature(
         self, eta: Float[Array, "K m"], y: Int[Array, " m"]
     ) -> Float[Array, "K m"]:
         """Second derivatives of each sample's loss in the linear predictor of one class."""
-        return self.observations.curvature(self._without_absent(eta), y, self.inverse_link)
-
-    def hessian_product(
-        self, direction: GLMParams, eta: Float[Array, "K n"]
-    ) -> GLMParams:
-        """The Hessian of the loss times ``direction``: one pass forward and one back."""
-        change = self.predictor(direction)
-        _, bend = jax.jvp(lambda eta: self.loss_and_residual(eta)[1], (eta,), (change,))
-        return self.gradient(bend)
+        return self.observations.curvature(self.without_absent(eta), y, self.inverse_link)
 
     # The penalty, on the user's scale
 
@@ -217,11 +211,6 @@ class Problem(eqx.Module):
             intercept = jnp.zeros_like(intercept)
         return GLMParams(jnp.zeros_like(scale), intercept.astype(scale.dtype))
 
-    def null_predictor(self) -> Float[Array, "K n"]:
-        """The linear predictor of :meth:`null_params`, without a look at the features."""
-        intercept = self.null_params().intercept
-        return jnp.broadcast_to(intercept[:, None], (intercept.size, self.y.size))
-
     def objective(self, params: GLMParams) -> Float[Array, ""]:
         return self.loss(self.predictor(params)) + self.penalty_value(params.coef)
 
@@ -245,12 +234,6 @@ class Problem(eqx.Module):
         _, residual = self.loss_and_residual(self.predictor(params))
         return self.optimality(params, self.gradient(residual))
 
-    def null_optimality(self) -> Float[Array, ""]:
-        """Gradient norm of the loss at the null model: the yardstick of ``tol``."""
-        # Where a fit starts at the null model, XLA computes this once.
-        _, residual = self.loss_and_residual(self.null_predictor())
-        return tree_norm(self.gradient(residual))
-
     @property
     def rounding(self) -> Float[Array, ""]:
         """How much of a gradient norm may be rounding: its entries are means of products of
@@ -265,21 +248,11 @@ class Problem(eqx.Module):
         it: no label is beaten by another class, or the predictor of a class is on no sample of
         the class lower than on any other sample (ties are quasi-complete separation).
         """
-        eta = self._without_absent(self.predictor(params))
-        used = (self.weight > 0)[None, :]
-        classes = jnp.arange(self.present.size, dtype=jnp.int32)
-        own = (self.y[None, :] == classes[:, None]) & used
-        best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=0, keepdims=True)
-        lead = jnp.where(own, eta - best_other, jnp.inf)
-        all_right = (jnp.min(lead) >= 0) & (jnp.max(jnp.where(own, lead, -jnp.inf)) > 0)
-        centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
-        inside = jnp.min(jnp.where(own, centred, jnp.inf), axis=1)
-        outside = jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=1)
-        top = jnp.max(jnp.where(own, centred, -jnp.inf), axis=1)
-        bottom = jnp.min(jnp.where(own | ~used, jnp.inf, centred), axis=1)
-        apart = (inside >= outside) & (top > bottom)
+        reach = self.extremes(params)
+        all_right = (reach.behind <= 0) & (reach.ahead > 0)
+        apart = (-reach.inside >= reach.outside) & (reach.top > -reach.bottom)
         if not self.fit_intercept:
-            apart &= (inside >= 0) & (outside <= 0)
+            apart &= (reach.inside <= 0) & (reach.outside <= 0)
         return all_right | jnp.any(apart & self.present)
 
     @property
@@ -287,8 +260,6 @@ class Problem(eqx.Module):
         """Whether adding a constant to all classes leaves the probabilities as they are."""
         return is_log_softmax(self.inverse_link)
 
-    def _without_absent(self, eta: Float[Array, "K n"]) -> Float[Array, "K n"]:
+    def without_absent(self, eta: Float[Array, "K n"]) -> Float[Array, "K n"]:
+        """``eta`` with that of a class that is left out far below the others."""
         return eta + jnp.where(self.present, 0, _ABSENT).astype(eta.dtype)[:, None]
-
-    def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
-        return jnp.sum(jnp.where(self.weight > 0, self.weight * per_sample, 0))

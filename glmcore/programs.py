@@ -5,7 +5,7 @@ behind three.
 """
 
 import time
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.coordinates import Coordinates
+from glmcore.dense import DenseProblem
 from glmcore.least_norm import least_norm_params
 from glmcore.model import GLM
 from glmcore.params import GLMParams
@@ -91,9 +92,10 @@ class Run(eqx.Module):
     n_iter: Int[Array, ""]
 
 
-def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]:
-    model, solver = _in_dtype((model, solver), weight.dtype)
-    problem = _problem(model, X, y, weight, centre, may_lack_classes=False)
+def start(
+    problem: Problem, init_params: Optional[GLMParams], solver: AbstractSolver
+) -> tuple[Task, Run]:
+    """The fit before its first step."""
     params, eta = problem.null_params(), problem.null_predictor()
     if init_params is not None:
         params = problem.start(problem.coordinates.from_user(init_params))
@@ -107,7 +109,7 @@ def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]
     return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
 
 
-def _advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
+def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
     """Steps until the fit ends or ``until`` of them are done."""
 
     def step(run: Run) -> Run:
@@ -121,7 +123,8 @@ def _advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
     return jax.lax.while_loop(under_way, step, run)
 
 
-def _finish(task: Task, run: Run) -> FitResult:
+def finish(task: Task, run: Run) -> FitResult:
+    """What a fit that ends here returns."""
     progress = task.solver.finish(task.problem, run.params, run.cache)
     run = eqx.tree_at(lambda r: r.cache.progress, run, progress)
     status = task.final_status(run)
@@ -163,10 +166,10 @@ def _problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
     coordinates, features = Coordinates.measure(
         X, weight, model.penalty, n_outputs, model.fit_intercept, centre
     )
-    return Problem.of(model, features, y, weight, coordinates, may_lack_classes)
+    return DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes)
 
 
-def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
+def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
     """Strengths and tolerances in the dtype of the data, which decides that of the result."""
 
     def cast(leaf):
@@ -176,19 +179,28 @@ def _in_dtype(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
+def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]:
+    model, solver = in_dtype((model, solver), weight.dtype)
+    problem = _problem(model, X, y, weight, centre, may_lack_classes=False)
+    return start(problem, init_params, solver)
+
+
 @eqx.filter_jit
 def run_fit(model, X, y, weight, centre, init_params, solver) -> FitResult:
     task, run = _start(model, X, y, weight, centre, init_params, solver)
-    return _finish(task, _advance(task, run, task.solver.maxiter))
+    return finish(task, advance(task, run, task.solver.maxiter))
 
 
-_jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(_finish)
-
-
-@eqx.filter_jit
-def _jit_advance(task: Task, run: Run, until: Int[Array, ""]) -> tuple[Run, Status, Array]:
-    run = _advance(task, run, until)
+def advance_and_tell(
+    task: Task, run: Run, until: Int[Array, ""]
+) -> tuple[Run, Status, Float[Array, ""]]:
+    """:func:`advance`, whether that was the end, and the optimality residual."""
+    run = advance(task, run, until)
     return run, task.status(run), run.cache.progress.optimality / task.yardstick
+
+
+_jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(finish)
+_jit_advance = eqx.filter_jit(advance_and_tell)
 
 
 def fit_with_callback(model, X, y, weight, centre, init_params, solver, callback) -> FitResult:
@@ -221,7 +233,7 @@ def fit_with_callback(model, X, y, weight, centre, init_params, solver, callback
 
 @eqx.filter_jit
 def run_init_state(model, params, X, y, weight, solver) -> SolverState:
-    model, solver = _in_dtype((model, solver), weight.dtype)
+    model, solver = in_dtype((model, solver), weight.dtype)
     problem = _problem(model, X, y, weight, None, may_lack_classes=True)
     params = problem.start(problem.coordinates.from_user(params))
     eta = problem.predictor(params)
@@ -233,10 +245,10 @@ def run_init_state(model, params, X, y, weight, solver) -> SolverState:
 
 @eqx.filter_jit
 def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, SolverState]:
-    model, solver = _in_dtype((model, solver), weight.dtype)
+    model, solver = in_dtype((model, solver), weight.dtype)
     coordinates = state.coordinates
     features = coordinates.features(X)
-    problem = Problem.of(model, features, y, weight, coordinates, may_lack_classes=True)
+    problem = DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=True)
     params = problem.start(coordinates.from_user(params))
     cache = solver.evaluate(problem, params, problem.predictor(params), state.solver)
     moved = solver.step(problem, params, state.solver, cache)

@@ -32,7 +32,7 @@ _LEAST_LEVEL = 1e-3
 
 def affords_classes(problem: Problem) -> bool:
     """Whether the preconditioner of this problem has a block for each class."""
-    (n, p), K = problem.X.shape, problem.present.size
+    n, (p, K) = problem.n_rows, problem.coordinates.scale.shape
     blocks = K * min(n, _rows(p)) * (p + 1) ** 2
     return p <= _GRAM_FEATURES and blocks <= _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
 
@@ -84,7 +84,7 @@ class Preconditioner(eqx.Module):
         alike = jnp.ptp(sample.penalty, axis=1) == 0
         along = jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
         root = None
-        if problem.X.shape[1] <= _GRAM_FEATURES:
+        if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
             root = _inverse_factors(sample.design, weight, penalty)
         return cls(root, loss + sample.penalty, level, along)
 
@@ -119,7 +119,7 @@ def _sample(
 ) -> tuple[Sample, Float[Array, "K m"]]:
     """Rows for the Gram matrix, and what they bend in every class: as the directions in which
     the classes add up to zero see it, hence the factor."""
-    sample = Sample.of(problem, eta, _rows(problem.X.shape[1]))
+    sample = Sample.of(problem, eta, _rows(problem.coordinates.scale.shape[0]))
     K = eta.shape[0]
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 

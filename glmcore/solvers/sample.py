@@ -1,9 +1,8 @@
 """Rows from which a solver estimates the Hessian."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glmcore.problem import Problem
 
@@ -23,10 +22,7 @@ class Sample(eqx.Module):
 
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "K n"], most: int) -> "Sample":
-        X, y, weight = problem.X, problem.y, problem.weight
-        if weight.size > most:
-            rows, weight = _spread(weight, most)
-            X, y, eta = X[rows], y[rows], eta[:, rows]
+        X, y, weight, eta = problem.sampled(eta, most)
         scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
         intercept = jnp.full_like(weight[:, None], problem.fit_intercept)
         _, quadratic = problem.curvature()
@@ -38,24 +34,3 @@ class Sample(eqx.Module):
             curvature=problem.class_curvature(eta, y),
             penalty=jnp.concatenate([quadratic, unfitted]),
         )
-
-
-def _spread(
-    weight: Float[Array, " n"], most: int
-) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
-    """Every so-manieth row (rows are often sorted by class) and its weight; where most of the
-    weight lies on other rows, rows at equal distances in cumulative weight."""
-    stride = -(-weight.size // most)
-    every = jnp.arange(0, weight.size, stride, dtype=jnp.int32)
-    found = jnp.sum(weight[every])
-
-    def as_they_come():
-        return every, weight[every] / found
-
-    def by_weight():
-        cumulative = jnp.cumsum(weight)
-        middle = (jnp.arange(every.size) + 0.5).astype(weight.dtype) / every.size
-        rows = jnp.searchsorted(cumulative, middle * cumulative[-1]).astype(jnp.int32)
-        return rows, jnp.full_like(middle, 1 / every.size)
-
-    return jax.lax.cond(found > 0.1 / stride, as_they_come, by_weight)

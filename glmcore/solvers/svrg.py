@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
-from glmcore.problem import Problem
+from glmcore.dense import DenseProblem
 from glmcore.solvers.accelerated import as_stepsize
 from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.solvers.preconditioner import Preconditioner
@@ -77,7 +77,7 @@ class Sampler(eqx.Module):
     weight: Float[Array, " n"]
 
     @classmethod
-    def of(cls, problem: Problem) -> "Sampler":
+    def of(cls, problem: DenseProblem) -> "Sampler":
         lengths = Metric().squared_lengths(_scaled(problem))
         mean = jnp.sum(problem.weight * lengths)
         boost = (1 + lengths / mean) / 2
@@ -131,21 +131,21 @@ class AbstractSVRG(AbstractSolver):
     seed: eqx.AbstractVar[Any]
 
     @abc.abstractmethod
-    def metric(self, problem: Problem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
         """Stand-in for the inverse Hessian, in units of the loss curvature of one feature."""
 
     @abc.abstractmethod
-    def widest(self, problem: Problem) -> int:
+    def widest(self, problem: DenseProblem) -> int:
         """Rows a default batch should have for its noise not to limit the step size."""
 
     @abc.abstractmethod
     def move(
-        self, problem: Problem, state: SVRGState, params: GLMParams, gradient: GLMParams
+        self, problem: DenseProblem, state: SVRGState, params: GLMParams, gradient: GLMParams
     ) -> GLMParams:
         """One inner step along an estimate of the gradient of the loss."""
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: DenseProblem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> SVRGState:
         metric = self.metric(problem, eta)
         default = _default_stepsize(problem, metric, self._batch(problem))
@@ -153,12 +153,12 @@ class AbstractSVRG(AbstractSolver):
         return SVRGState(stepsize, metric, jnp.zeros((), jnp.int32))
 
     def evaluate(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"], state: SVRGState
+        self, problem: DenseProblem, params: GLMParams, eta: Float[Array, "K n"], state: SVRGState
     ) -> SVRGCache:
         return self._refer(problem, params, eta, Sampler.of(problem))
 
     def step(
-        self, problem: Problem, params: GLMParams, state: SVRGState, cache: SVRGCache
+        self, problem: DenseProblem, params: GLMParams, state: SVRGState, cache: SVRGCache
     ) -> tuple[GLMParams, SVRGState, SVRGCache]:
         new = self._epoch(problem, params, state, cache)
         # The loss is blind to the level of the classes: gradients would only creep along it.
@@ -182,14 +182,14 @@ class AbstractSVRG(AbstractSolver):
         return params, SVRGState(stepsize, state.metric, state.n_epochs + 1), cache
 
     def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: SVRGState, cache: SVRGCache
+        self, problem: DenseProblem, n_iter: Int[Array, ""], state: SVRGState, cache: SVRGCache
     ) -> tuple[SVRGState, SVRGCache]:
         return state, cache
 
-    def finish(self, problem: Problem, params: GLMParams, cache: SVRGCache) -> Standing:
+    def finish(self, problem: DenseProblem, params: GLMParams, cache: SVRGCache) -> Standing:
         return cache.progress
 
-    def _batch(self, problem: Problem) -> int:
+    def _batch(self, problem: DenseProblem) -> int:
         """Rows of a batch: a function of shapes."""
         n = problem.weight.size
         if self.batch_size is not None:
@@ -198,7 +198,7 @@ class AbstractSVRG(AbstractSolver):
 
     def _refer(
         self,
-        problem: Problem,
+        problem: DenseProblem,
         params: GLMParams,
         eta: Float[Array, "K n"],
         sampler: Sampler,
@@ -219,7 +219,7 @@ class AbstractSVRG(AbstractSolver):
         return SVRGCache(gradient, residual.T, sampler, optimality, none, progress)
 
     def _epoch(
-        self, problem: Problem, params: GLMParams, state: SVRGState, cache: SVRGCache
+        self, problem: DenseProblem, params: GLMParams, state: SVRGState, cache: SVRGCache
     ) -> GLMParams:
         """The last point of the inner steps."""
         size = self._batch(problem)
@@ -244,7 +244,7 @@ class AbstractSVRG(AbstractSolver):
 
 
 def _judge(
-    problem: Problem, old: tuple[GLMParams, SVRGCache], new: tuple[GLMParams, SVRGCache]
+    problem: DenseProblem, old: tuple[GLMParams, SVRGCache], new: tuple[GLMParams, SVRGCache]
 ) -> tuple[Bool[Array, ""], Bool[Array, ""], Float[Array, ""]]:
     """Whether an epoch went downhill, whether the objective shows it, and the factor by which
     the step size should change: where along the epoch's displacement the minimum lies."""
@@ -266,11 +266,11 @@ def _judge(
     return downhill, seen, factor
 
 
-def _scaled(problem: Problem) -> Float[Array, "n p"]:
+def _scaled(problem: DenseProblem) -> Float[Array, "n p"]:
     return problem.X * jnp.mean(problem.coordinates.varying_scale, axis=1)[None, :]
 
 
-def _default_stepsize(problem: Problem, metric: Metric, size: int) -> Float[Array, ""]:
+def _default_stepsize(problem: DenseProblem, metric: Metric, size: int) -> Float[Array, ""]:
     """Where an epoch's step size starts, from the smoothness of the loss; see :class:`SVRG`."""
     n_rows = min(problem.weight.size, max(_POWER_ROWS, 2 * problem.X.shape[1]))
     dtype = problem.weight.dtype
@@ -353,7 +353,7 @@ class SVRG(AbstractSVRG):
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = True
 
-    def metric(self, problem: Problem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
         preconditioner = Preconditioner.shared(problem, eta)
         loss, _ = problem.curvature()
         if preconditioner.root is None:
@@ -362,11 +362,11 @@ class SVRG(AbstractSVRG):
         inverse = root.T @ root
         return Metric(matrix=loss * inverse[:-1, :-1])
 
-    def widest(self, problem: Problem) -> int:
+    def widest(self, problem: DenseProblem) -> int:
         return max(_BATCH, problem.X.shape[1])
 
     def move(
-        self, problem: Problem, state: SVRGState, params: GLMParams, gradient: GLMParams
+        self, problem: DenseProblem, state: SVRGState, params: GLMParams, gradient: GLMParams
     ) -> GLMParams:
         coef = gradient.coef + problem.penalty_gradient(params.coef)
         direction = state.metric.apply(GLMParams(coef, gradient.intercept))
@@ -423,14 +423,14 @@ class ProxSVRG(AbstractSVRG):
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = False
 
-    def metric(self, problem: Problem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
         return Metric()  # the prox has a closed form for no other
 
-    def widest(self, problem: Problem) -> int:
+    def widest(self, problem: DenseProblem) -> int:
         return _BATCH
 
     def move(
-        self, problem: Problem, state: SVRGState, params: GLMParams, gradient: GLMParams
+        self, problem: DenseProblem, state: SVRGState, params: GLMParams, gradient: GLMParams
     ) -> GLMParams:
         moved = tree_axpy(-state.stepsize, gradient, params)
         return GLMParams(problem.prox(moved.coef, state.stepsize), moved.intercept)

@@ -1,0 +1,170 @@
+"""The problem of rows that are in memory: one matrix of centred features."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.coordinates import Coordinates
+from glmcore.observations import AbstractObservations, InverseLink
+from glmcore.params import GLMParams
+from glmcore.penalties import AbstractPenalty
+from glmcore.problem import Extremes, Problem
+from glmcore.rows import row_sums
+from glmcore.tree import tree_norm
+
+
+class DenseProblem(Problem):
+    """Rows in memory: a pass over them is one product with X forward, one back."""
+
+    X: Float[Array, "n p"]
+    y: Int[Array, " n"]
+    weight: Float[Array, " n"]
+    present: Bool[Array, " K"]
+    coordinates: Coordinates
+    observations: AbstractObservations
+    penalty: AbstractPenalty
+    inverse_link: InverseLink = eqx.field(static=True)
+    fit_intercept: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        model,
+        features: Float[Array, "n p"],
+        y: Int[Array, " n"],
+        weight: Float[Array, " n"],
+        coordinates: Coordinates,
+        may_lack_classes: bool = False,
+    ) -> "DenseProblem":
+        """The problem of fitting ``model`` to features centred by ``coordinates``.
+
+        A class without weight is left out, unless these are rows of a batch that may lack it.
+        """
+        weight = weight / jnp.sum(weight)
+        present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
+        return cls(
+            X=features,
+            y=y.astype(jnp.int32),
+            weight=weight,
+            present=present,
+            coordinates=coordinates,
+            observations=model.observations,
+            penalty=model.penalty,
+            inverse_link=model.inverse_link,
+            fit_intercept=model.fit_intercept,
+        )
+
+    def rows(self, index: Int[Array, " m"], weight: Float[Array, " m"]) -> "DenseProblem":
+        """The problem of chosen rows, with weights of their own that need not sum to one."""
+
+        def take(x: Array) -> Array:
+            return x.at[index].get(mode="promise_in_bounds")
+
+        parts = (take(self.X), take(self.y), weight)
+        return eqx.tree_at(lambda q: (q.X, q.y, q.weight), self, parts)
+
+    @property
+    def n_rows(self) -> int:
+        return self.weight.size
+
+    def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
+        product = self.X @ (self.coordinates.varying_scale * params.coef)
+        # The barriers keep XLA from turning the transpose into a product in a slow layout, and
+        # from transposing once for each of its readers.
+        transposed = jax.lax.optimization_barrier(product).T
+        return jax.lax.optimization_barrier(transposed + params.intercept[:, None])
+
+    def loss_and_residual(
+        self, eta: Float[Array, "K n"]
+    ) -> tuple[Float[Array, ""], Float[Array, "K n"]]:
+        nll, residual = self.observations.value_and_residual(
+            self.without_absent(eta), self.y, self.inverse_link
+        )
+        return self._mean(nll), self.weight[None, :] * residual
+
+    def divergence(
+        self, change: Float[Array, "K n"], eta: Float[Array, "K n"]
+    ) -> Float[Array, ""]:
+        excess = self.observations.divergence(
+            change, self.without_absent(eta), self.y, self.inverse_link
+        )
+        return self._mean(excess)
+
+    def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
+        coef = row_sums(residual, self.X).T * self.coordinates.varying_scale
+        if not self.fit_intercept:
+            return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
+        return GLMParams(coef, jnp.sum(residual, axis=1))
+
+    def hessian_product(
+        self, direction: GLMParams, eta: Float[Array, "K n"]
+    ) -> GLMParams:
+        """The Hessian of the loss times ``direction``: one pass forward and one back."""
+        change = self.predictor(direction)
+        _, bend = jax.jvp(lambda eta: self.loss_and_residual(eta)[1], (eta,), (change,))
+        return self.gradient(bend)
+
+    def null_predictor(self) -> Float[Array, "K n"]:
+        intercept = self.null_params().intercept
+        return jnp.broadcast_to(intercept[:, None], (intercept.size, self.y.size))
+
+    def null_optimality(self) -> Float[Array, ""]:
+        # Where a fit starts at the null model, XLA computes this once.
+        _, residual = self.loss_and_residual(self.null_predictor())
+        return tree_norm(self.gradient(residual))
+
+    def extremes(self, params: GLMParams) -> Extremes:
+        eta = self.without_absent(self.predictor(params))
+        used = (self.weight > 0)[None, :]
+        classes = jnp.arange(self.present.size, dtype=jnp.int32)
+        own = (self.y[None, :] == classes[:, None]) & used
+        best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=0, keepdims=True)
+        lead = jnp.where(own, eta - best_other, jnp.inf)
+        centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
+        return Extremes(
+            behind=jnp.max(-lead),
+            ahead=jnp.max(jnp.where(own, lead, -jnp.inf)),
+            inside=jnp.max(jnp.where(own, -centred, -jnp.inf), axis=1),
+            outside=jnp.max(jnp.where(own | ~used, -jnp.inf, centred), axis=1),
+            top=jnp.max(jnp.where(own, centred, -jnp.inf), axis=1),
+            bottom=jnp.max(jnp.where(own | ~used, -jnp.inf, -centred), axis=1),
+        )
+
+    def triangle(self) -> tuple[Float[Array, "m p"], Int[Array, ""]]:
+        used = self.weight > 0
+        scaled = self.X * self.coordinates.unit[None, :]
+        scaled = jnp.where(used[:, None], scaled, 0)
+        return jnp.linalg.qr(scaled, mode="r"), jnp.sum(used)
+
+    def sampled(
+        self, eta: Float[Array, "K n"], most: int
+    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
+        if self.n_rows <= most:
+            return self.X, self.y, self.weight, eta
+        rows, weight = _spread(self.weight, most)
+        return self.X[rows], self.y[rows], weight, eta[:, rows]
+
+    def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(self.weight > 0, self.weight * per_sample, 0))
+
+
+def _spread(
+    weight: Float[Array, " n"], most: int
+) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
+    """Every so-manieth row (rows are often sorted by class) and its weight; where most of the
+    weight lies on other rows, rows at equal distances in cumulative weight."""
+    stride = -(-weight.size // most)
+    every = jnp.arange(0, weight.size, stride, dtype=jnp.int32)
+    found = jnp.sum(weight[every])
+
+    def as_they_come():
+        return every, weight[every] / found
+
+    def by_weight():
+        cumulative = jnp.cumsum(weight)
+        middle = (jnp.arange(every.size) + 0.5).astype(weight.dtype) / every.size
+        rows = jnp.searchsorted(cumulative, middle * cumulative[-1]).astype(jnp.int32)
+        return rows, jnp.full_like(middle, 1 / every.size)
+
+    return jax.lax.cond(found > 0.1 / stride, as_they_come, by_weight)
