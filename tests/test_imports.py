@@ -20,6 +20,7 @@ FLOORS = [
     {"observations", "penalties"},
     {"coordinates"},
     {"problem"},
+    {"dense"},
     {"least_norm", "solvers"},
     {"model"},
     {"checks", "scores", "results"},
