@@ -17,7 +17,7 @@ from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 #: After so many steps, and again whenever their number has doubled, the preconditioner is made
 #: anew where the fit has got to: early if it has a block a class, since then few steps are left.
 _FIRST_REFRESH = 3
-_FIRST_SHARED_REFRESH = 16
+_FIRST_SHARED_REFRESH = 24
 
 
 class Pairs(AbstractMemory):
@@ -107,7 +107,7 @@ class LBFGS(AbstractDescent):
     The first inverse Hessian of every direction is that of the Gram matrix of the scaled
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
     fit stood when it was made: after 3, 6, 12, ... steps with a block for each class, where that
-    costs little beside the steps, else after 16, 32, ... with one for all.
+    costs little beside the steps, else after 24, 48, ... with one for all.
 
     Parameters
     ----------
