@@ -15,6 +15,7 @@ from glmcore.penalties import (
 from glmcore.progress import Progress
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
+from glmcore.sharding import local_rows, shard_rows
 from glmcore.solve import default_solver, fit, init_state, update
 from glmcore.solvers import (
     BFGS,
@@ -61,9 +62,11 @@ __all__ = [
     "default_tol",
     "fit",
     "init_state",
+    "local_rows",
     "log_likelihood",
     "null_log_likelihood",
     "pad_rows",
+    "shard_rows",
     "status_name",
     "status_named",
     "update",

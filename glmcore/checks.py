@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
+from glmcore.sharding import is_spread, reduced
 from glmcore.tree import is_concrete
 
 
@@ -54,8 +55,7 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"y must hold integer class indices, found dtype {y.dtype}")
     if is_concrete(y):
-        values = np.asarray(y)  # inside a jit even constants would be traced by y.min()
-        low, high = int(values.min()), int(values.max())
+        low, high = map(int, reduced(_range, y))
         if low < 0 or high >= n_classes:
             raise ValueError(
                 f"y must hold class indices from 0 to {n_classes - 1}, found {low} to {high}"
@@ -67,9 +67,15 @@ def _weight(sample_weight: Any, n: int, dtype: Any) -> Any:
     if array.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {array.shape}")
     if is_concrete(array):
-        values = np.asarray(array)
-        if not np.all(np.isfinite(values)) or values.min() < 0 or values.max() == 0:
-            raise ValueError("sample_weight must be finite, not negative and not all zero")
+        low, high = reduced(_range, array)
+        if not (low >= 0 and 0 < high < np.inf):
+            raise ValueError(
+                "sample_weight must be finite, not negative and not all zero, found numbers "
+                f"from {low} to {high}"
+            )
+        # Only ratios count: keep the sum of the weights from overflowing.
+        if not 1e-15 < high < 1e15:
+            array = array / float(high)
     return array.astype(dtype)
 
 
@@ -77,10 +83,27 @@ def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:
     """Zeros in rows of weight 0 that hold NaN or infinity, which would spread in a product."""
     if not is_concrete((X, weight)):
         return X
+    if any(map(is_spread, jax.tree.leaves((X, weight)))):
+        return _zeros_where_idle(X, weight) if _idle_is_bad(X, weight) else X
     idle = np.asarray(weight) == 0
     if not idle.any() or all(np.isfinite(np.asarray(x)[idle]).all() for x in jax.tree.leaves(X)):
         return X
     return jax.tree.map(lambda x: np.where(idle[:, None], 0, np.asarray(x)), X)
+
+
+@jax.jit
+def _idle_is_bad(X: PyTree, weight: Any) -> Any:
+    bad = [jnp.any(~jnp.isfinite(x) & (weight == 0)[:, None]) for x in jax.tree.leaves(X)]
+    return jnp.any(jnp.stack(bad))
+
+
+@jax.jit
+def _zeros_where_idle(X: PyTree, weight: Any) -> PyTree:
+    return jax.tree.map(lambda x: jnp.where((weight == 0)[:, None], 0, x), X)
+
+
+def _range(values: Any) -> tuple[Any, Any]:
+    return values.min(), values.max()
 
 
 def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:

@@ -10,7 +10,7 @@ from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Extremes, Problem
-from glmcore.rows import row_sums
+from glmcore.rows import row_sums, row_triangle
 from glmcore.tree import tree_norm
 
 
@@ -135,7 +135,7 @@ class DenseProblem(Problem):
         used = self.weight > 0
         scaled = self.X * self.coordinates.unit[None, :]
         scaled = jnp.where(used[:, None], scaled, 0)
-        return jnp.linalg.qr(scaled, mode="r"), jnp.sum(used)
+        return row_triangle(scaled), jnp.sum(used)
 
     def sampled(
         self, eta: Float[Array, "K n"], most: int

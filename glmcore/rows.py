@@ -24,7 +24,19 @@ def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Arr
     return jnp.sum(jnp.einsum("bnp,bnp->bp", weighted, X), axis=0)
 
 
-def _n_blocks(X: Float[Array, "n p"]) -> int:
+def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:
+    """A triangle R with ``R.T @ R = X.T @ X``: of the triangles of blocks of rows, eight at a
+    time, so that X stays where its rows are (Demmel et al., 2012, "Communication-optimal parallel
+    and sequential QR and LU factorizations")."""
+    p = X.shape[1]
+    n_blocks = _n_blocks(X, max(BLOCK_ROWS, 1 << (2 * p - 1).bit_length()))
+    while n_blocks > 1:
+        X = jnp.linalg.qr(X.reshape(n_blocks, -1, p), mode="r").reshape(-1, p)
+        n_blocks = 1 if n_blocks % 8 else n_blocks // 8
+    return jnp.linalg.qr(X, mode="r")
+
+
+def _n_blocks(X: Float[Array, "n p"], block_rows: int = BLOCK_ROWS) -> int:
     """Blocks that n rows are cut into, 1 if the block does not divide n (padded rows it does)."""
-    n_blocks, left_over = divmod(X.shape[0], BLOCK_ROWS)
+    n_blocks, left_over = divmod(X.shape[0], block_rows)
     return 1 if left_over or not n_blocks else n_blocks

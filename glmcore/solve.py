@@ -12,6 +12,7 @@ from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
 from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.sharding import automatic, on_mesh_of, settled_rows
 from glmcore.penalties import AbstractPenalty
 from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
@@ -104,17 +105,20 @@ def fit(
     check_solver(solver, model.penalty)
     check_penalty(model, X)
     if init_params is not None:
-        init_params = check_params(model, init_params, X)
+        init_params = automatic(X, check_params(model, init_params, X))
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
+    given = X
+    X, y, weight = settled_rows(X, y, weight)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)
     else:
         centre, (X, weight, y) = None, pad_rows(X, weight, y)
     if callback is None:
-        return run_fit(model, X, y, weight, centre, init_params, solver)
+        return on_mesh_of(given, run_fit(model, X, y, weight, centre, init_params, solver))
     if not is_concrete((model, X, y, weight, init_params, solver)):
         raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
-    return fit_with_callback(model, X, y, weight, centre, init_params, solver, callback)
+    result = fit_with_callback(model, X, y, weight, centre, init_params, solver, callback)
+    return on_mesh_of(given, result)
 
 
 def init_state(
@@ -143,7 +147,7 @@ def init_state(
     1
     """
     solver = default_solver(model.penalty) if solver is None else solver
-    return run_init_state(*_checked(model, params, X, y, solver, sample_weight))
+    return on_mesh_of(X, run_init_state(*_checked(model, params, X, y, solver, sample_weight)))
 
 
 def update(
@@ -166,13 +170,15 @@ def update(
     if solver is None:  # that of the state, if it is one of the defaults
         few = default_solver(model.penalty, n_params=0)
         solver = few if type(few).__name__ == found else default_solver(model.penalty)
+    given = X
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
     if not isinstance(state, SolverState) or found != type(solver).__name__:
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
         )
     check_state(model, state.coordinates, X)
-    return run_update(model, params, state, X, y, weight, solver)
+    state = automatic(X, state)
+    return on_mesh_of(given, run_update(model, params, state, X, y, weight, solver))
 
 
 def _n_params(model: GLM, X: PyTree) -> int:
@@ -183,6 +189,6 @@ def _checked(model, params, X, y, solver, sample_weight):
     check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
     check_penalty(model, X)
-    params = check_params(model, params, X)
+    params = automatic(X, check_params(model, params, X))
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
-    return model, params, *pad_rows(X, y, weight), solver
+    return model, params, *pad_rows(*settled_rows(X, y, weight)), solver

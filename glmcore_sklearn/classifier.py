@@ -561,7 +561,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             used = _degrees_of_freedom(model, params, *glmcore.pad_rows(X, batch.weight))
         else:  # without the rows, whose number would make it another program
             used = _degrees_of_freedom(model, params, None, None)
-        self.coef_, self.intercept_ = params.coef, params.intercept
+        self.coef_, self.intercept_ = jax.tree.map(_on_one_device, (params.coef, params.intercept))
         self.solver_state_ = state
         self.scale_ = 1.0
         self.dof_resid_ = (batch.n_used if n_samples is None else n_samples) - used
@@ -596,6 +596,12 @@ def _first_rows(values, X):
     """The rows that X had before it was padded; cut on the host, where that needs no program."""
     n_rows = jax.tree.leaves(X)[0].shape[0]
     return values if len(values) == n_rows else np.asarray(values)[:n_rows]
+
+
+def _on_one_device(values):
+    """What a fit on sharded rows left on all of their devices, to go with rows anywhere."""
+    spread = isinstance(values, jax.Array) and len(values.devices()) > 1
+    return jnp.asarray(np.asarray(values)) if spread else values
 
 
 def _only_weight(sample_weight=None):

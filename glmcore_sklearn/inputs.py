@@ -227,11 +227,11 @@ def _rows_with_nan(given, cast, paths):
     for original, values, name in zip(given, cast, paths):
         if isinstance(values, jax.core.Tracer):
             continue
-        values = np.asarray(values)
-        infinite = np.isinf(values)
+        xp = jnp if isinstance(values, jax.Array) else np  # sharded rows stay where they are
+        infinite = xp.isinf(values)
         if infinite.any():
-            row, column = np.argwhere(infinite)[0]
-            value = np.asarray(original)[row, column]
+            row, column = np.argwhere(np.asarray(infinite))[0]
+            value = np.asarray(original[row, column])
             where = f"({value} in row {row}, column {column}), expected finite numbers"
             if np.isinf(value):
                 raise ValueError(f"Input {name} contains infinity {where}.")
@@ -239,7 +239,7 @@ def _rows_with_nan(given, cast, paths):
                 f"Input {name} contains a value too large for {values.dtype} {where}. "
                 "Scale the feature down or enable x64 in JAX."
             )
-        missing |= np.isnan(values).any(axis=1)
+        missing |= np.asarray(xp.isnan(values).any(axis=1))
     return missing
 
 

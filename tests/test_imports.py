@@ -16,7 +16,7 @@ FACE = sorted((ROOT / "glmcore_sklearn").rglob("*.py"))
 #: (which the test of circles then keeps in order).
 FLOORS = [
     {"status", "tree", "rounding", "rows"},
-    {"params", "padding"},
+    {"params", "padding", "sharding"},
     {"observations", "penalties"},
     {"coordinates"},
     {"problem"},

@@ -9,7 +9,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["training_loop", "estimator", "vmap"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["training_loop", "estimator", "vmap", "sharding"])
 def test_example_runs(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
 
