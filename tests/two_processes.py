@@ -1,4 +1,4 @@
-"""One of two processes on loopback, for tests/test_sharding.py: ``RANK PORT (kill | stop)``."""
+"""One of two processes on loopback, for tests/test_sharding.py: ``RANK PORT``."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def data():
     return X, np.argmax(X @ rng.standard_normal((P, K)) + rng.gumbel(size=(N, K)), axis=1)
 
 
-def main(rank, port, ending):
+def main(rank, port):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
     import glmcore
@@ -36,7 +36,7 @@ def main(rank, port, ending):
     }
     print(json.dumps(report), flush=True)
     if rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL if ending == "kill" else signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGKILL)
     try:
         while True:
             glmcore.fit(model, Xs, ys, sample_weight=weight)
@@ -46,4 +46,4 @@ def main(rank, port, ending):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2])
