@@ -1,5 +1,6 @@
 """Multinomial (softmax) generalised linear models as pure functions on JAX."""
 
+from glmcore.batches import fit_batches
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.padding import pad_rows
@@ -61,6 +62,7 @@ __all__ = [
     "default_solver",
     "default_tol",
     "fit",
+    "fit_batches",
     "init_state",
     "local_rows",
     "log_likelihood",

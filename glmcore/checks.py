@@ -14,8 +14,11 @@ from glmcore.sharding import is_spread, reduced
 from glmcore.tree import is_concrete
 
 
-def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, Any, Any]:
-    """Features, labels and weights as arrays of one float dtype, or a clear error."""
+def check_data(
+    model, X: PyTree, y: Any, sample_weight: Any, dtype: Any = None
+) -> tuple[PyTree, Any, Any]:
+    """Features, labels and weights as arrays of one float dtype (default: that of X), or a clear
+    error."""
     leaves = jax.tree.leaves(X)
     if not leaves:
         raise ValueError("X must hold at least one array of shape (n, p), found none")
@@ -32,7 +35,7 @@ def check_data(model, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, An
         raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
     if n == 0 or sum(leaf.shape[1] for leaf in leaves) == 0:
         raise ValueError(f"X must have rows and columns, found {[x.shape for x in leaves]}")
-    dtype = sample_dtype(leaves)
+    dtype = sample_dtype(leaves) if dtype is None else dtype
     y = jnp.asarray(y) if not hasattr(y, "dtype") else y
     _check_labels(y, n, model.observations.n_outputs)
     weight = np.ones(n, dtype)

@@ -22,7 +22,7 @@ from glmcore.rounding import compensated_sum, two_product_error
 from glmcore.tree import safe_sqrt
 
 #: Roundings of the centre below which a deviation may be no deviation at all.
-_CENTRE_ROUNDINGS = 1000
+CENTRE_ROUNDINGS = 1000
 
 
 class Coordinates(eqx.Module):
@@ -65,11 +65,24 @@ class Coordinates(eqx.Module):
         elif centre is None:
             centre = jnp.zeros(features.shape[1], features.dtype)
         deviation = _deviation(features, centre, weight, share, fit_intercept)
+        return cls.of(centre, deviation, penalty, n_outputs, structure, widths), features
+
+    @classmethod
+    def of(
+        cls,
+        centre: Float[Array, " p"],
+        deviation: Float[Array, " p"],
+        penalty: AbstractPenalty,
+        n_outputs: int,
+        structure: jax.tree_util.PyTreeDef,
+        widths: tuple[int, ...],
+    ) -> "Coordinates":
+        """Features to unit variance, as far as ``penalty`` allows."""
         constant = deviation == 0
         scale = jnp.where(constant, 1, 1 / jnp.where(constant, 1, deviation))
         scale = jnp.broadcast_to(scale[:, None], (scale.shape[0], n_outputs))
         scale = _allowed_scale(penalty, scale, structure, widths)
-        return cls(centre, scale, deviation, structure, widths), features
+        return cls(centre, scale, deviation, structure, widths)
 
     def features(self, X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
         """Centred features in one matrix."""
@@ -124,7 +137,7 @@ def _deviation(
     info = jnp.finfo(features.dtype)
     second = row_squares(share, features)
     # What is large against the rounding error of the centre has its mean at 0.
-    noise = jnp.square(_CENTRE_ROUNDINGS * info.eps * centre)
+    noise = jnp.square(CENTRE_ROUNDINGS * info.eps * centre)
     doubtful = ~((second > jnp.maximum(noise, info.tiny / info.eps)) & jnp.isfinite(second))
 
     def look_closer():

@@ -90,7 +90,7 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
 
 
 def _padded(rows: Any, target: int) -> np.ndarray:
-    padded = _aligned(target, rows)
+    padded = aligned((target, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     padded[len(rows) :] = 0
     return padded
@@ -108,7 +108,7 @@ def _mean(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 def _centred(rows: np.ndarray, centre: np.ndarray, target: int) -> np.ndarray:
     n_rows = len(rows)
-    centred = _aligned(target, rows)
+    centred = aligned((target, *rows.shape[1:]), rows.dtype)
     centred[n_rows:] = 0
 
     def subtract(block: slice) -> None:
@@ -131,10 +131,9 @@ def _rows_and_bucket(X: PyTree) -> tuple[int, int]:
     return rows[0].shape[0], bucket(rows[0].shape[0], row_bytes)
 
 
-def _aligned(n_rows: int, like: Any) -> np.ndarray:
-    """An array that a compiled program reads where it lies: JAX copies others first."""
-    dtype = np.dtype(like.dtype)
-    shape = (n_rows, *like.shape[1:])
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty array that a compiled program reads where it lies: JAX copies others first."""
+    dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     raw = np.empty(n_bytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT

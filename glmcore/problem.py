@@ -43,7 +43,7 @@ class Problem(eqx.Module):
 
     Everything that touches n rows goes through the methods that are abstract here.  ``y`` and
     ``weight`` are the labels of the samples and their shares of the total weight, or of groups of
-    samples with one label.
+    samples with one label; ``n_rows``, perhaps rounded, is for guesses at what is worth its cost.
     """
 
     y: eqx.AbstractVar[Int[Array, " n"]]
@@ -54,6 +54,7 @@ class Problem(eqx.Module):
     penalty: eqx.AbstractVar[AbstractPenalty]
     inverse_link: eqx.AbstractVar[InverseLink]
     fit_intercept: eqx.AbstractVar[bool]
+    n_rows: eqx.AbstractVar[int]
 
     def start(self, params: GLMParams) -> GLMParams:
         """Inner parameters without what this problem has no place for: an intercept where none
@@ -63,11 +64,6 @@ class Problem(eqx.Module):
         return GLMParams(coef, intercept)
 
     # The loss, through the linear predictor
-
-    @property
-    @abc.abstractmethod
-    def n_rows(self) -> int:
-        """Number of rows, for guesses at what is worth its cost."""
 
     @abc.abstractmethod
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:

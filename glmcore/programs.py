@@ -4,7 +4,9 @@ One jit boundary a public verb; a fit with a callback has the loop on the host a
 behind three.
 """
 
+import math
 import time
+from collections.abc import Callable
 from typing import Any, Optional
 
 import equinox as eqx
@@ -205,31 +207,62 @@ _jit_advance = eqx.filter_jit(advance_and_tell)
 
 def fit_with_callback(model, X, y, weight, centre, init_params, solver, callback) -> FitResult:
     """The same pieces, a loop on the host between them."""
-    began = time.perf_counter()
+    loop = HostLoop(solver, callback)
     task, run = _jit_start(model, X, y, weight, centre, init_params, solver)
-    stride = 1
-    while True:
-        before, n_iter = time.perf_counter(), int(run.n_iter)
-        run, status, optimality = _jit_advance(task, run, np.asarray(n_iter + stride, np.int32))
-        done = bool(status != Status.running)
-        report = FitProgress(
-            n_iter=int(run.n_iter),
+    return loop.run(task, run, _jit_advance, _jit_finish)
+
+
+class HostLoop:
+    """The loop of a fit on the host, which tells ``callback`` (None: nobody) how it proceeds."""
+
+    def __init__(self, solver: AbstractSolver, callback: Optional[Callable[[FitProgress], Any]]):
+        self._callback = callback
+        self._began = self._told = time.perf_counter()
+        self._report = FitProgress(
+            n_iter=0,
             maxiter=int(solver.maxiter),
-            objective=float(run.cache.progress.objective),
-            optimality=float(optimality),
+            objective=math.nan,
+            optimality=math.nan,
             tol=float(solver.tol),
-            elapsed=time.perf_counter() - began,
-            status=status,
-            done=done,
+            elapsed=0.0,
+            status=Status.running,
+            done=False,
         )
-        if done:
-            result = _jit_finish(task, run)
-            callback(report._replace(status=result.status, optimality=float(result.optimality)))
-            return result
-        callback(report)
-        # Several processes have to agree on the stride, and their clocks do not.
-        if jax.process_count() == 1 and time.perf_counter() - before < 0.05:
-            stride *= 2
+
+    def run(self, task: Task, run: Run, advance: Callable, finish: Callable) -> FitResult:
+        """Advance to the end, a step at a time or, once these are short, several."""
+        stride = 1
+        while True:
+            before, n_iter = time.perf_counter(), int(run.n_iter)
+            run, status, optimality = advance(task, run, np.asarray(n_iter + stride, np.int32))
+            done = bool(status != Status.running)
+            result = finish(task, run) if done else None
+            self._report = self._report._replace(
+                n_iter=int(run.n_iter),
+                objective=float(run.cache.progress.objective),
+                optimality=float(result.optimality if done else optimality),
+                status=result.status if done else status,
+                done=done,
+                n_passes=None,
+                batch=None,
+            )
+            self._tell()
+            if done:
+                return result
+            # Several processes have to agree on the stride, and their clocks do not.
+            if jax.process_count() == 1 and time.perf_counter() - before < 0.05:
+                stride *= 2
+
+    def tell_batch(self, n_passes: int, batch: int) -> None:
+        """Tell, ten times a second at most, in which batch of which pass the fit is."""
+        if time.perf_counter() - self._told >= 0.1:
+            self._report = self._report._replace(n_passes=n_passes, batch=batch)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.perf_counter()
+        if self._callback is not None:
+            self._callback(self._report._replace(elapsed=self._told - self._began))
 
 
 @eqx.filter_jit

@@ -60,4 +60,6 @@ def describe(progress: FitProgress) -> str:
         f"step {progress.n_iter}  objective {progress.objective:.6g}  "
         f"residual {progress.optimality:.1e} (tol {progress.tol:.1e})  {progress.elapsed:.1f} s"
     )
+    if progress.batch is not None:
+        line += f"  pass {progress.n_passes + 1}, batch {progress.batch}"
     return f"{line}  {Status[progress.status]}" if progress.done else line

@@ -1,6 +1,6 @@
 """What a fit returns and what it tells on the way."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
@@ -72,7 +72,11 @@ class FitResult(eqx.Module):
 
 
 class FitProgress(NamedTuple):
-    """What a callback is told while a fit runs: numbers, and whether this is the last call."""
+    """What a callback is told while a fit runs: numbers, and whether this is the last call.
+
+    ``n_passes`` and ``batch`` are the completed passes and the batch of the one under way, where
+    ``fit_batches`` tells of these between two steps; else None.
+    """
 
     n_iter: int
     maxiter: int
@@ -82,3 +86,5 @@ class FitProgress(NamedTuple):
     elapsed: float
     status: Status
     done: bool
+    n_passes: Optional[int] = None
+    batch: Optional[int] = None

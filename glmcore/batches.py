@@ -1,0 +1,156 @@
+"""``fit_batches``: the fit of data that are read in batches, again for every pass."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Optional
+
+import jax
+import numpy as np
+
+from glmcore.checks import check_params, check_penalty
+from glmcore.coordinates import Coordinates
+from glmcore.dense import DenseProblem
+from glmcore.model import GLM
+from glmcore.padding import pad_rows
+from glmcore.params import GLMParams
+from glmcore.programs import HostLoop, advance_and_tell, finish, in_dtype, run_fit, start
+from glmcore.reading import Reader
+from glmcore.results import FitProgress, FitResult
+from glmcore.solvers import LBFGS, SVRG, Newton, ProximalGradient, ProxSVRG
+from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.staging import staged
+from glmcore.status import Status
+from glmcore.streamed import StreamedProblem, Sweeper
+from glmcore.survey import Survey, survey
+
+#: Parameters (p K + K) up to which the Hessian of the sample is good enough for Newton's method.
+_NEWTON_PARAMS = 2048
+
+
+def fit_batches(
+    model: GLM,
+    batches: Iterable | Callable[[], Iterator],
+    *,
+    solver: Optional[AbstractSolver] = None,
+    init_params: Optional[GLMParams] = None,
+    callback: Optional[Callable[[FitProgress], Any]] = None,
+) -> FitResult:
+    """:func:`fit` for data that do not fit into memory.
+
+    The objective and its gradient are those of all rows, summed batch by batch in order: the same
+    optimum, tolerance and statuses as those of :func:`fit`, and the same answer every time.  A
+    first pass measures centre, scale and classes and draws an evenly spread sample of 8192 to
+    131 072 rows.  Unless ``init_params`` are given the fit starts at the optimum of the sample, and
+    Hessians and preconditioners are made of it.  From there a step of a smooth solver is one pass,
+    of ProximalGradient three.  Batches are read by a thread of its own, ahead of the computation.
+
+    Parameters
+    ----------
+    model : GLM
+        What to fit.
+    batches : iterable or callable
+        Gives ``(X, y)`` or ``(X, y, weight)``, of what :func:`fit` takes as X, y and
+        sample_weight, each time that it is iterated over; or a function that makes such an
+        iterator.  Batches may have any number of rows and lack classes; rows that are contiguous in
+        memory (those of a ``numpy.memmap``, say) are not copied.
+    solver : AbstractSolver, optional
+        Any but SVRG and ProxSVRG.  Default: Newton up to 2048 parameters and LBFGS beyond;
+        ProximalGradient if the penalty is not smooth.
+    init_params : GLMParams, optional
+        Where to start.
+    callback : callable, optional
+        Called with a :class:`FitProgress` after every step, and about ten times a second with the
+        pass and the batch that is being computed.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        What :func:`fit` raises, naming the batch; if X is not finite where the weight is not 0; if
+        passes differ in their rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import glmcore
+    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32), np.array([0, 1, 0, 1])
+    >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1))
+    >>> result = glmcore.fit_batches(model, [(X[:3], y[:3]), (X[3:], y[3:])])
+    >>> glmcore.Status[result.status]
+    'converged'
+    >>> result.params.coef.round(3)
+    Array([[-0.372,  0.372]], dtype=float32)
+    """
+    reader = Reader(model, batches)
+    like = _features_like(reader)
+    n_params = (sum(reader.shape.widths) + 1) * model.observations.n_outputs
+    solver = _default_solver(model, n_params) if solver is None else solver
+    check_solver(solver, model.penalty)
+    if isinstance(solver, (SVRG, ProxSVRG)):
+        raise ValueError(
+            f"{type(solver).__name__} draws single rows, which batches do not give; use LBFGS, or "
+            "ProximalGradient if the penalty is not smooth"
+        )
+    check_penalty(model, like)
+    if init_params is not None:
+        init_params = check_params(model, init_params, like)
+    solver = with_default_tol(solver, reader.shape.dtype)
+    loop = HostLoop(solver, callback)
+    model, solver = in_dtype((model, solver), reader.shape.dtype)
+
+    found = survey(reader, model.observations.n_outputs, model.fit_intercept)
+    problem = StreamedProblem.of(model, found, _sample(model, reader, found))
+    if init_params is None:
+        init_params = _optimum_of_sample(model, found, like)
+    sweeper = Sweeper(reader, problem, found.class_weights.sum(), loop.tell_batch)
+    return loop.run(
+        *staged(sweeper, start, problem, init_params, solver),
+        advance=lambda *args: staged(sweeper, advance_and_tell, *args),
+        finish=lambda *args: staged(sweeper, finish, *args),
+    )
+
+
+def _default_solver(model: GLM, n_params: int) -> AbstractSolver:
+    if not model.penalty.smooth:
+        return ProximalGradient()
+    return Newton() if n_params <= _NEWTON_PARAMS else LBFGS()
+
+
+def _features_like(reader: Reader) -> Any:
+    """A row of the features, without its values."""
+    structure, widths, dtype, _ = reader.shape
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((1, w), dtype) for w in widths])
+
+
+def _sample(model: GLM, reader: Reader, found: Survey) -> DenseProblem:
+    """The problem of the sample, in the coordinates and with the classes of all rows."""
+    structure, widths, _, _ = reader.shape
+    n_classes = len(found.class_weights)
+    coordinates = jax.jit(Coordinates.of, static_argnums=(3, 4, 5))(
+        found.centre, found.deviation, model.penalty, n_classes, structure, widths
+    )
+    X, y, weight = pad_rows(found.X - found.centre, found.y, found.weight / found.weight.sum())
+    return DenseProblem(
+        *map(jax.numpy.asarray, (X, y, weight, found.class_weights > 0)),
+        coordinates=coordinates,
+        observations=model.observations,
+        penalty=model.penalty,
+        inverse_link=model.inverse_link,
+        fit_intercept=model.fit_intercept,
+    )
+
+
+def _optimum_of_sample(model: GLM, found: Survey, like: Any) -> Optional[GLMParams]:
+    """Where the sample is fitted best, if it has an optimum and all the classes."""
+    missing = (found.class_weights > 0) & (np.bincount(found.y, minlength=len(found.class_weights)) == 0)
+    if missing.any():
+        return None
+    leaves, structure = jax.tree.flatten(like)
+    cuts = np.cumsum([leaf.shape[1] for leaf in leaves])[:-1]
+    X = jax.tree.unflatten(structure, np.split(found.X - found.centre * model.fit_intercept, cuts, axis=1))
+    solver = with_default_tol(_default_solver(model, 0), found.X.dtype)
+    centre = found.centre if model.fit_intercept else None
+    result = run_fit(model, *pad_rows(X, found.y, found.weight), centre, None, solver)
+    return result.params if bool(result.status == Status.converged) else None

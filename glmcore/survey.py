@@ -1,0 +1,197 @@
+"""The first pass over batches: centre and scale, classes, and a sample of rows."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from glmcore.coordinates import CENTRE_ROUNDINGS
+from glmcore.reading import Chunk, Reader
+from glmcore.sweeps import over_blocks
+
+#: Bytes of the features of the sample, and the rows that it has in any case and at most.
+_SAMPLE_BYTES = 2**24
+_FEWEST_ROWS = 8192
+_FEWEST_ROWS_PER_FEATURE = 4
+_MOST_ROWS = 2**16
+
+
+class Survey(NamedTuple):
+    """What one pass tells of the data.
+
+    Attributes
+    ----------
+    centre, deviation : array of shape (p,)
+        As in :class:`~glmcore.coordinates.Coordinates`.
+    class_means : array of shape (K, p)
+        Mean of the centred features in each class, 0 for a class without weight.
+    class_weights : array of shape (K,)
+    n_used : int
+        Rows with weight.
+    X, y, weight : arrays of m rows
+        A sample, spread evenly over the weight, about its original scale.
+    """
+
+    centre: np.ndarray
+    deviation: np.ndarray
+    class_means: np.ndarray
+    class_weights: np.ndarray
+    n_used: int
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+
+
+class _Moments(NamedTuple):
+    """Sums over rows: of weights and shifted features in each class, of squares; extremes."""
+
+    class_weights: Any
+    class_sums: Any
+    squares: Any
+    n_used: Any
+    extremes: Any  # the largest of -x and x
+
+
+def survey(reader: Reader, n_classes: int, fit_intercept: bool) -> Survey:
+    """Pass over the batches once, or twice if features lie in a very different place or scale
+    than the first rows promise."""
+    sample = _SystematicSample(reader.shape)
+    shift = np.zeros(sum(reader.shape.widths), reader.shape.dtype)
+    if fit_intercept:  # until the centre is known
+        shift = np.nan_to_num(reader.first_rows.mean(axis=0, dtype=np.float64)).astype(shift.dtype)
+    unit = np.ones_like(shift)
+    moments = _sweep(reader, n_classes, shift, unit, sample)
+    centre, second, class_means = _standardised(moments, shift, unit, fit_intercept)
+    low, high = -moments.extremes[0], moments.extremes[1]
+    info = np.finfo(reader.shape.dtype)
+    noise = np.square(CENTRE_ROUNDINGS * info.eps * centre)
+    doubtful = ~((second > np.maximum(noise, info.tiny / info.eps)) & (second < info.max))
+    if np.any(doubtful & (low < high)):
+        shift = centre.astype(shift.dtype)
+        reach = np.maximum(np.abs(low - shift), np.abs(high - shift))
+        unit = np.where(reach > 0, reach, 1).astype(shift.dtype)
+        moments = _sweep(reader, n_classes, shift, unit, None)
+        centre, second, class_means = _standardised(moments, shift, unit, fit_intercept)
+    deviation = np.sqrt(np.maximum(second, 0))
+    constant = doubtful & ((low == high) | (deviation < np.sqrt(info.tiny)))
+    return Survey(
+        centre.astype(info.dtype),
+        np.where(constant, 0, deviation).astype(info.dtype),
+        class_means.astype(info.dtype),
+        moments.class_weights,
+        int(moments.n_used),
+        *sample.rows(),
+    )
+
+
+def _moments(
+    n_classes: int,
+    shift: Float[Array, " p"],
+    unit: Float[Array, " p"],
+    X: Float[Array, "n p"],
+    y: Int[Array, " n"],
+    weight: Float[Array, " n"],
+    n_rows: Int[Array, ""],
+) -> tuple[tuple, Float[Array, "2 p"]]:
+    def sums(X, y, weight):
+        X = (X - shift[None, :]) / unit[None, :]
+        own = y[None, :] == jnp.arange(n_classes, dtype=jnp.int32)[:, None]
+        own = jnp.where(own, weight[None, :], 0)
+        squares = jnp.sum(weight[:, None] * X * X, axis=0)
+        n_used = jnp.sum((weight > 0).astype(weight.dtype))
+        return jnp.sum(own, axis=1), own @ X, squares, n_used
+
+    def extremes(X, y, weight):
+        used = (weight > 0)[:, None]
+        return jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in (-X, X)])
+
+    rows = (X, y, weight, n_rows)
+    return over_blocks(sums, jnp.add, 0.0, *rows), over_blocks(extremes, jnp.maximum, -np.inf, *rows)
+
+
+def _sweep(
+    reader: Reader, n_classes: int, shift: np.ndarray, unit: np.ndarray, sample: Any
+) -> _Moments:
+    total, reach = None, None
+    for chunk, (sums, extremes) in reader.sweep(_moments, n_classes, shift, unit):
+        _check_finite(chunk, extremes)
+        sums = [np.asarray(part, np.float64) for part in sums]
+        total = sums if total is None else [a + b for a, b in zip(total, sums)]
+        reach = extremes if reach is None else np.maximum(reach, extremes)
+        if sample is not None:
+            sample.add(chunk)
+    if total is None or not total[0].any():
+        raise ValueError("batches must hold rows with weight, found none")
+    return _Moments(*total, reach)
+
+
+def _standardised(
+    moments: _Moments, shift: np.ndarray, unit: np.ndarray, fit_intercept: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre, mean square around it and class means, in float64, on the scale of the data."""
+    total = moments.class_weights.sum()
+    mean = moments.class_sums.sum(axis=0) / total if fit_intercept else np.zeros(unit.shape)
+    with np.errstate(over="ignore"):
+        second = (moments.squares / total - mean**2) * unit.astype(np.float64) ** 2
+    weights = moments.class_weights[:, None]
+    sums = np.where(weights > 0, moments.class_sums / np.where(weights > 0, weights, 1) - mean, 0)
+    return shift + unit * mean, second, unit * sums
+
+
+def _check_finite(chunk: Chunk, extremes: np.ndarray) -> None:
+    if np.isfinite(extremes).all() or not chunk.weight[: chunk.n_rows].any():
+        return
+    row, column = np.argwhere(~np.isfinite(chunk.X[: chunk.n_rows]))[0]
+    value, before = chunk.X[row, column], 0
+    for batch, first, length in chunk.sources:
+        if row < before + length:
+            raise ValueError(
+                f"batch {batch}: X must be finite where the weight is not 0, found {value} in row "
+                f"{first + row - before}, column {column}"
+            )
+        before += length
+
+
+class _SystematicSample:
+    """Rows at equal distances in cumulative weight; all rows while they are few."""
+
+    def __init__(self, shape: Any):
+        p = sum(shape.widths)
+        fewest = max(_FEWEST_ROWS, _FEWEST_ROWS_PER_FEATURE * p)
+        self.size = max(fewest, min(_MOST_ROWS, _SAMPLE_BYTES // (p * shape.dtype.itemsize)))
+        self._spacing = 0.0
+        self._passed = 0.0
+        self._columns: list = []
+        self._n_rows = 0
+
+    def add(self, chunk: Chunk) -> None:
+        X, y, weight = (column[: chunk.n_rows] for column in chunk[:3])
+        if not self._spacing:
+            index, picked = np.flatnonzero(weight > 0), weight
+        else:
+            index = self._at_distances(weight.astype(np.float64), self._passed)
+            picked = np.full_like(weight, self._spacing)
+        self._passed += float(weight.sum(dtype=np.float64))
+        self._keep(X[index], y[index], picked[index])
+        if self._n_rows > 2 * self.size:
+            X, y, weight = self.rows()
+            self._spacing = self._passed / self.size
+            index = self._at_distances(weight.astype(np.float64), 0.0)
+            self._columns, self._n_rows = [], 0
+            self._keep(X[index], y[index], np.full_like(weight[index], self._spacing))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        X, y, weight = (np.concatenate(column) for column in zip(*self._columns))
+        return X, y, weight
+
+    def _keep(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+        self._columns.append((X, y, weight))
+        self._n_rows += len(y)
+
+    def _at_distances(self, weight: np.ndarray, passed: float) -> np.ndarray:
+        """Rows in which the cumulative weight passes an odd multiple of half the spacing."""
+        cumulative = passed + np.cumsum(weight)
+        first, last = (np.floor(c / self._spacing + 0.5) for c in (passed, cumulative[-1]))
+        marks = (np.arange(first, last) + 0.5) * self._spacing
+        return np.minimum(np.searchsorted(cumulative, marks), len(weight) - 1)

@@ -1,0 +1,115 @@
+"""``fit_batches``: the answer of ``fit``, from batches that are read in every pass."""
+
+import jax
+import numpy as np
+import oracle
+import pytest
+from helpers import GAP, build, model, relative_gap, small
+
+import glmcore
+
+
+def cut(X, y, *weight, sizes=(17, 1, 0, 30, 12)):
+    ends = np.cumsum(sizes)
+    return [tuple(a[e - n : e] for a in (X, y, *weight)) for e, n in zip(ends, sizes)]
+
+
+@pytest.mark.parametrize("spec", [("Ridge", 0.05), ("Lasso", 0.02)], ids=lambda spec: spec[0])
+def test_the_optimum_of_all_rows(spec, precision):
+    X, y = small()
+    X = (10 * X + 100).astype(precision)
+    penalty, twin = build(*spec)
+    result = glmcore.fit_batches(model(penalty), cut(X, y))
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert result.converged
+    assert relative_gap(twin, result.params, X, y, best) <= GAP[precision]
+    assert result.params.coef.dtype == precision
+
+
+@pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS()], ids=["Newton", "LBFGS"])
+def test_steps_over_batches_give_the_answer_of_fit(solver, x64):
+    X, y = small()
+    weight = np.linspace(0, 2, len(y))
+    glm = model(glmcore.Ridge(0.05))
+    start = glm.initialize_params(jax.numpy.asarray(X), jax.numpy.asarray(y))
+    seen = []
+    result = glmcore.fit_batches(
+        glm, cut(X, y, weight), solver=solver, init_params=start, callback=seen.append
+    )
+    expected = glmcore.fit(glm, X, y, sample_weight=weight)
+    assert result.converged and int(result.n_iter) > 2
+    np.testing.assert_allclose(result.params.coef, expected.params.coef, atol=1e-6)
+    np.testing.assert_allclose(result.params.intercept, expected.params.intercept, atol=1e-6)
+    assert seen[-1].done and seen[-1].n_iter == int(result.n_iter)
+
+
+def test_a_sample_is_not_the_answer(monkeypatch, x64):
+    from glmcore import reading, survey
+
+    # So small that the sample is a part of the rows and there are several chunks.
+    monkeypatch.setattr(survey, "_FEWEST_ROWS", 64)
+    monkeypatch.setattr(survey, "_MOST_ROWS", 64)
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 1)
+    X, y = small(n=1500)
+    glm = model(glmcore.Ridge(0.05))
+    sizes = (700, 300, 1, 499)
+    result = glmcore.fit_batches(glm, lambda: iter(cut(X, y, sizes=sizes)))
+    expected = glmcore.fit(glm, X, y)
+    assert result.converged and int(result.n_iter) > 0
+    np.testing.assert_allclose(result.params.coef, expected.params.coef, atol=1e-6)
+
+
+def test_the_same_batches_give_the_same_answer_in_the_same_program(programs):
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    first = glmcore.fit_batches(glm, cut(X, y))
+    with programs:
+        second = glmcore.fit_batches(glm, cut(X, y, sizes=(59, 1)))
+    assert not programs.compiled
+    np.testing.assert_array_equal(first.params.coef, second.params.coef)
+
+
+def test_bad_batches_are_named():
+    X, y = small()
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    broken = X.copy()
+    broken[40, 2] = np.nan
+    for batches, error, message in (
+        (cut(broken, y), ValueError, "batch 3: X must be finite .* found nan in row 22, column 2"),
+        (cut(X, np.where(np.arange(60) == 50, 7, y)), ValueError, "batch 4: y must hold class indices"),
+        ([(X, y), (X[:, :3], y)], ValueError, "batch 1: X must have 4 features as the first"),
+        ([(X, y), (X,)], TypeError, r"batch 1 must be \(X, y\) or \(X, y, weight\)"),
+        (iter([(X, y)]), TypeError, "batches must be iterable again"),
+        ([], ValueError, "batches must hold rows, found none"),
+    ):
+        with pytest.raises(error, match=message):
+            glmcore.fit_batches(glm, batches)
+    with pytest.raises(ValueError, match="SVRG draws single rows"):
+        glmcore.fit_batches(glm, [(X, y)], solver=glmcore.SVRG())
+    calls = iter([X, X, X[:50]])
+    with pytest.raises(ValueError, match="found 50 rows in pass 2, expected 60"):
+        glmcore.fit_batches(glm, lambda: iter([((x := next(calls)), y[: len(x)])]))
+
+
+def test_a_pytree_of_features_a_class_that_is_missing_and_no_intercept(x64):
+    X, y = small()
+    y = np.where(y == 2, 0, y)
+    glm = glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(0.05), fit_intercept=False)
+    split = [({"a": X[s, :1], "b": X[s, 1:]}, y[s]) for s in (slice(40), slice(40, None))]
+    result = glmcore.fit_batches(glm, split)
+    expected = glmcore.fit(glm, {"a": X[:, :1], "b": X[:, 1:]}, y)
+    assert glmcore.status_name(result.status) == glmcore.status_name(expected.status) == "missing_class"
+    np.testing.assert_allclose(result.params.coef["b"], expected.params.coef["b"], atol=1e-6)
+
+
+def test_separable_classes_and_collinear_features_are_told_apart(x64):
+    X, y = small()
+    glm = model(glmcore.UnRegularized())
+    X = np.concatenate([X, X[:, :1]], axis=1)
+    result, expected = glmcore.fit_batches(glm, cut(X, y)), glmcore.fit(glm, X, y)
+    np.testing.assert_allclose(result.params.coef, expected.params.coef, atol=1e-5)
+    apart = np.where(X[:, :1] > 0, 1, -1) + 0.1 * X
+    found = glmcore.fit_batches(glm, cut(apart, (X[:, 0] > 0).astype(int)))
+    assert glmcore.status_name(found.status) in ("separable", "missing_class")
