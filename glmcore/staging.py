@@ -167,10 +167,22 @@ def _flush(steps: list, quiet: list, jaxpr: core.Jaxpr, end: int) -> None:
     later |= {atom for atom in jaxpr.outvars if isinstance(atom, core.Var)}
     free = [atom for atom in read if isinstance(atom, core.Var) and atom not in made]
     inputs, outputs = tuple(dict.fromkeys(free)), tuple(v for v in made if v in later)
-    part = core.ClosedJaxpr(core.Jaxpr((), inputs, outputs, tuple(quiet)), ())
-    program = jax.jit(core.jaxpr_as_fun(part))
+    program = jax.jit(_evaluator(inputs, outputs, tuple(quiet)))
     steps.append(_Step(inputs, outputs, lambda run_sweep, values: program(*values)))
     quiet.clear()
+
+
+def _evaluator(inputs: tuple, outputs: tuple, eqns: tuple) -> Callable[..., list]:
+    def evaluate(*arguments):
+        values = dict(zip(inputs, arguments))
+        for eqn in eqns:
+            read = [a.val if isinstance(a, core.Literal) else values[a] for a in eqn.invars]
+            params = eqn.primitive.get_bind_params(eqn.params)
+            found = eqn.primitive.bind(*read, **params)
+            values.update(zip(eqn.outvars, found if eqn.primitive.multiple_results else [found]))
+        return [values[variable] for variable in outputs]
+
+    return evaluate
 
 
 def _of_host(eqn: core.JaxprEqn) -> Callable[[Callable, list], Sequence]:
