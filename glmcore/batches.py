@@ -25,6 +25,8 @@ from glmcore.survey import Survey, survey
 #: Parameters (p K + K) up to which the Hessian of the sample is good enough for Newton's method.
 _NEWTON_PARAMS = 2048
 
+_coordinates = jax.jit(Coordinates.of, static_argnums=(3, 4, 5))
+
 
 def fit_batches(
     model: GLM,
@@ -36,12 +38,9 @@ def fit_batches(
 ) -> FitResult:
     """:func:`fit` for data that do not fit into memory.
 
-    The objective and its gradient are those of all rows, summed batch by batch in order: the same
-    optimum, tolerance and statuses as those of :func:`fit`, and the same answer every time.  A
-    first pass measures centre, scale and classes and draws an evenly spread sample of 8192 to
-    131 072 rows.  Unless ``init_params`` are given the fit starts at the optimum of the sample, and
-    Hessians and preconditioners are made of it.  From there a step of a smooth solver is one pass,
-    of ProximalGradient three.  Batches are read by a thread of its own, ahead of the computation.
+    Minimises what :func:`fit` minimises, sum_i w_i NLL_i / sum_i w_i + penalty(coef), over the rows
+    of all batches: the optimum, ``tol`` and the statuses are those of :func:`fit`.  Objective and
+    gradient are never estimates; Hessians and preconditioners are made of a sample of rows.
 
     Parameters
     ----------
@@ -50,26 +49,47 @@ def fit_batches(
     batches : iterable or callable
         Gives ``(X, y)`` or ``(X, y, weight)``, of what :func:`fit` takes as X, y and
         sample_weight, each time that it is iterated over; or a function that makes such an
-        iterator.  Batches may have any number of rows and lack classes; rows that are contiguous in
-        memory (those of a ``numpy.memmap``, say) are not copied.
+        iterator.  Batches may have any number of rows, none included, and lack classes or
+        weight.  The dtype is that of the first batch that has rows.
     solver : AbstractSolver, optional
-        Any but SVRG and ProxSVRG.  Default: Newton up to 2048 parameters and LBFGS beyond;
-        ProximalGradient if the penalty is not smooth.
+        Any but SVRG and ProxSVRG.  Default: Newton up to 2048 parameters (p K + K) and LBFGS
+        beyond; ProximalGradient if the penalty is not smooth.
     init_params : GLMParams, optional
-        Where to start.
+        Where to start; default the optimum of the sample, if it has one and all classes, else the
+        null model.
     callback : callable, optional
-        Called with a :class:`FitProgress` after every step, and about ten times a second with the
+        Called with a :class:`FitProgress` after steps, and about ten times a second with the
         pass and the batch that is being computed.
 
     Returns
     -------
     FitResult
+        What :func:`fit` returns.
 
     Raises
     ------
-    ValueError, TypeError
-        What :func:`fit` raises, naming the batch; if X is not finite where the weight is not 0; if
-        passes differ in their rows.
+    TypeError
+        If ``batches`` can be iterated over only once, or a batch is not of the types that
+        :func:`fit` takes.
+    ValueError
+        If a batch does not fit the model or the first batch; if X is not finite where the weight
+        is not 0, labels are out of range or weights not from 0 to 1e15; if no row has weight.  The
+        message names the batch.  Also if the number of rows or the weights of the classes differ
+        between passes.
+
+    Notes
+    -----
+    A first pass measures centre, scale and classes, or two if the scale of the first rows is far
+    off, and draws a sample evenly over the weight, of all rows up to 8192 (or 4 a feature) and at
+    most 131 072 (or 8 a feature).  After another pass for the starting point, a step of Newton,
+    LBFGS or BFGS is one pass and one of the other solvers about three.
+
+    In memory are the sample, a few chunks of about 16 MB and the batches that are being read, the
+    next of them by a thread of their own.  Rows that are contiguous in memory (those of a
+    ``numpy.memmap``, say) are not copied: a batch must not be overwritten once it is given.
+
+    The same batches give the same answer; rows cut into other batches, up to rounding.  Values of X
+    that change between passes go unnoticed and make the answer wrong.
 
     Examples
     --------
@@ -128,7 +148,7 @@ def _sample(model: GLM, reader: Reader, found: Survey) -> DenseProblem:
     """The problem of the sample, in the coordinates and with the classes of all rows."""
     structure, widths, _, _ = reader.shape
     n_classes = len(found.class_weights)
-    coordinates = jax.jit(Coordinates.of, static_argnums=(3, 4, 5))(
+    coordinates = _coordinates(
         found.centre, found.deviation, model.penalty, n_classes, structure, widths
     )
     X, y, weight = pad_rows(found.X - found.centre, found.y, found.weight / found.weight.sum())

@@ -14,11 +14,15 @@ from glmcore.sharding import is_spread, reduced
 from glmcore.tree import is_concrete
 
 
+#: Largest weights that are less or more than these are scaled, and those of a batch refused.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
+
+
 def check_data(
-    model, X: PyTree, y: Any, sample_weight: Any, dtype: Any = None
+    model, X: PyTree, y: Any, sample_weight: Any, dtype: Any = None, is_batch: bool = False
 ) -> tuple[PyTree, Any, Any]:
     """Features, labels and weights as arrays of one float dtype (default: that of X), or a clear
-    error."""
+    error.  The weights of one batch among others may all be zero, and keep their scale."""
     leaves = jax.tree.leaves(X)
     if not leaves:
         raise ValueError("X must hold at least one array of shape (n, p), found none")
@@ -40,7 +44,7 @@ def check_data(
     _check_labels(y, n, model.observations.n_outputs)
     weight = np.ones(n, dtype)
     if sample_weight is not None:
-        weight = _weight(sample_weight, n, dtype)
+        weight = _weight(sample_weight, n, dtype, is_batch)
         X = _without_idle_rows(X, weight)
     return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
 
@@ -65,19 +69,24 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
             )
 
 
-def _weight(sample_weight: Any, n: int, dtype: Any) -> Any:
+def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:
     array = sample_weight if hasattr(sample_weight, "dtype") else np.asarray(sample_weight)
     if array.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {array.shape}")
     if is_concrete(array):
         low, high = reduced(_range, array)
-        if not (low >= 0 and 0 < high < np.inf):
+        if is_batch:
+            if not 0 <= low <= high <= MOST_WEIGHT:
+                raise ValueError(
+                    f"weights must be from 0 to {MOST_WEIGHT:g}, found numbers from {low} to {high}"
+                )
+        elif not (low >= 0 and 0 < high < np.inf):
             raise ValueError(
                 "sample_weight must be finite, not negative and not all zero, found numbers "
                 f"from {low} to {high}"
             )
         # Only ratios count: keep the sum of the weights from overflowing.
-        if not 1e-15 < high < 1e15:
+        elif not LEAST_WEIGHT < high < MOST_WEIGHT:
             array = array / float(high)
     return array.astype(dtype)
 

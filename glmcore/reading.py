@@ -67,15 +67,17 @@ class Reader:
         self.model = model
         self._batches = batches
         self.shape, self.first_rows = self._look()
-        self.n_rows: int | None = None
+        self._totals: tuple[int, np.ndarray] | None = None
         self.n_passes = 0
 
     def sweep(self, function: Callable, *before: PyTree) -> Iterator[tuple[Chunk, PyTree]]:
         """One pass: the chunks in order, each with ``function(*before, X, y, weight, n_rows)``."""
         under_way, n_rows = deque(), 0
+        class_weights = np.zeros(self.model.observations.n_outputs)
         with ThreadPoolExecutor(_workers()) as pool:
             for chunk in self._chunks_ahead():
                 n_rows += chunk.n_rows
+                class_weights += _class_weights(chunk, len(class_weights))
                 columns = (*chunk[:3], np.asarray(chunk.n_rows, np.int32))
                 under_way.append((chunk, pool.submit(_computed, prepared(function, *before, *columns))))
                 if len(under_way) > _workers():
@@ -83,16 +85,23 @@ class Reader:
                     yield chunk, found.result()
             for chunk, found in under_way:
                 yield chunk, found.result()
-        self._check_row_count(n_rows)
+        self._check_totals(n_rows, class_weights)
         self.n_passes += 1
 
-    def _check_row_count(self, n_rows: int) -> None:
-        if self.n_rows is None:
-            self.n_rows = n_rows
-        if n_rows != self.n_rows:
+    def _check_totals(self, n_rows: int, class_weights: np.ndarray) -> None:
+        if self._totals is None:
+            self._totals = n_rows, class_weights
+        first_rows, first_weights = self._totals
+        same = "batches must give the same rows in every pass"
+        if n_rows != first_rows:
             raise ValueError(
-                f"batches must give the same rows in every pass: found {n_rows} rows in pass "
-                f"{self.n_passes + 1}, expected {self.n_rows}"
+                f"{same}: found {n_rows} rows in pass {self.n_passes + 1}, expected {first_rows}"
+            )
+        # Up to rounding, for another order of the rows is none of our business.
+        if not np.allclose(class_weights, first_weights, rtol=0, atol=1e-9 * first_weights.sum()):
+            raise ValueError(
+                f"{same}: found classes of the weights {class_weights} in pass "
+                f"{self.n_passes + 1}, expected {first_weights}"
             )
 
     def _iterator(self) -> Iterator:
@@ -102,7 +111,7 @@ class Reader:
         """The shape of the batches, and some rows of the first one that has any."""
         for index, batch in enumerate(self._iterator()):
             parts = _parts(index, batch)
-            if len(parts[1]):
+            if not _is_empty(parts):
                 X, _, _ = _checked(index, parts, self.model, None)
                 leaves, structure = jax.tree.flatten(X)
                 first = np.concatenate([np.asarray(x[:_FIRST_ROWS]) for x in leaves], axis=1)
@@ -151,7 +160,7 @@ class Reader:
         gathered = None
         for index, batch in enumerate(self._iterator()):
             parts = _parts(index, batch)
-            if not len(parts[1]):
+            if _is_empty(parts):
                 continue
             X, y, weight = _checked(index, parts, self.model, self.shape)
             start, n = 0, len(y)
@@ -177,7 +186,14 @@ class Reader:
 
 def _workers() -> int:
     """Chunks that are computed at once: one a core, each in a thread of its own."""
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use, on Linux only
+        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    return min(_MOST_WORKERS, os.cpu_count() or 1)
+
+
+def _class_weights(chunk: Chunk, n_classes: int) -> np.ndarray:
+    rows = slice(chunk.n_rows)
+    return np.bincount(chunk.y[rows], chunk.weight[rows], n_classes)
 
 
 def _computed(program: Callable[[], PyTree]) -> PyTree:
@@ -194,11 +210,17 @@ def _parts(index: int, batch: Any) -> tuple:
     return X, np.asarray(y), weight
 
 
+def _is_empty(batch: tuple) -> bool:
+    X, y, _ = batch
+    return y.shape == (0,) and all(np.shape(leaf)[:1] == (0,) for leaf in jax.tree.leaves(X))
+
+
 def _checked(index: int, batch: tuple, model: Any, shape: Shape | None) -> tuple:
     """Features in one matrix, labels and weights of a batch, or an error that names it."""
     X, y, weight = batch
+    dtype = None if shape is None else shape.dtype
     try:
-        X, y, weight = check_data(model, X, y, weight, None if shape is None else shape.dtype)
+        X, y, weight = check_data(model, X, y, weight, dtype, is_batch=True)
         if shape is None:
             return X, y, weight
         leaves, structure = jax.tree.flatten(X)

@@ -82,6 +82,7 @@ class _Signature(NamedTuple):
 
     @property
     def like(self) -> list[jax.ShapeDtypeStruct]:
+        """The arrays, without their values."""
         return [jax.ShapeDtypeStruct(s, d, weak_type=weak) for s, d, weak in self.avals]
 
 
@@ -126,6 +127,7 @@ class _Plan(NamedTuple):
 
     @classmethod
     def of(cls, closed: core.ClosedJaxpr) -> "_Plan":
+        """The plan of a traced program, cut at its sweeps."""
         jaxpr = closed.jaxpr
         steps, quiet = [], []
         for index, eqn in enumerate(jaxpr.eqns):
@@ -139,6 +141,7 @@ class _Plan(NamedTuple):
         return cls(inputs, tuple(closed.consts), tuple(jaxpr.outvars), tuple(steps))
 
     def run(self, run_sweep: Callable, arguments: Sequence) -> list:
+        """What the program gives for ``arguments``, step by step."""
         values = dict(zip(self.inputs, (*self.constants, *arguments)))
 
         def read(atom):
@@ -173,6 +176,7 @@ def _flush(steps: list, quiet: list, jaxpr: core.Jaxpr, end: int) -> None:
 
 
 def _evaluator(inputs: tuple, outputs: tuple, eqns: tuple) -> Callable[..., list]:
+    """The function from ``inputs`` to ``outputs`` that equations of a traced program make up."""
     def evaluate(*arguments):
         values = dict(zip(inputs, arguments))
         for eqn in eqns:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from glmcore.checks import LEAST_WEIGHT
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.reading import Chunk, Reader
 from glmcore.sweeps import over_blocks
@@ -27,6 +28,7 @@ class Survey(NamedTuple):
     class_means : array of shape (K, p)
         Mean of the centred features in each class, 0 for a class without weight.
     class_weights : array of shape (K,)
+        Sum of the weights in each class, in float64.
     n_used : int
         Rows with weight.
     X, y, weight : arrays of m rows
@@ -104,7 +106,9 @@ def _moments(
 
     def extremes(X, y, weight):
         used = (weight > 0)[:, None]
-        return jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in (-X, X)])
+        # A maximum may drop a NaN once XLA has vectorised it: an infinity stays.
+        both = (jnp.where(jnp.isnan(X), jnp.inf, x) for x in (-X, X))
+        return jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in both])
 
     rows = (X, y, weight, n_rows)
     return over_blocks(sums, jnp.add, 0.0, *rows), over_blocks(extremes, jnp.maximum, -np.inf, *rows)
@@ -123,6 +127,12 @@ def _sweep(
             sample.add(chunk)
     if total is None or not total[0].any():
         raise ValueError("batches must hold rows with weight, found none")
+    mean_weight = total[0].sum() / total[3]
+    if mean_weight < LEAST_WEIGHT:
+        raise ValueError(
+            f"weights must be at least {LEAST_WEIGHT:g} on average, for only their ratios count; "
+            f"found {mean_weight:.1e}"
+        )
     return _Moments(*total, reach)
 
 
@@ -166,6 +176,7 @@ class _SystematicSample:
         self._n_rows = 0
 
     def add(self, chunk: Chunk) -> None:
+        """Look at the next rows; a sample that has grown to more than twice its size is thinned."""
         X, y, weight = (column[: chunk.n_rows] for column in chunk[:3])
         if not self._spacing:
             index, picked = np.flatnonzero(weight > 0), weight
@@ -182,6 +193,7 @@ class _SystematicSample:
             self._keep(X[index], y[index], np.full_like(weight[index], self._spacing))
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, labels and weights of the sample."""
         X, y, weight = (np.concatenate(column) for column in zip(*self._columns))
         return X, y, weight
 

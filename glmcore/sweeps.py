@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 #: Numbers in the features of a block: few enough that XLA keeps a block on one core (the chunks

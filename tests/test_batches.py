@@ -30,6 +30,7 @@ def test_the_optimum_of_all_rows(spec, precision):
 def test_steps_over_batches_give_the_answer_of_fit(solver, x64):
     X, y = small()
     weight = np.linspace(0, 2, len(y))
+    weight[17] = 0  # all of a batch
     glm = model(glmcore.Ridge(0.05))
     start = glm.initialize_params(jax.numpy.asarray(X), jax.numpy.asarray(y))
     seen = []
@@ -65,9 +66,11 @@ def test_the_same_batches_give_the_same_answer_in_the_same_program(programs):
     glm = model(glmcore.Ridge(0.05))
     first = glmcore.fit_batches(glm, cut(X, y))
     with programs:
-        second = glmcore.fit_batches(glm, cut(X, y, sizes=(59, 1)))
+        second = glmcore.fit_batches(glm, cut(X, y))
+        elsewhere = glmcore.fit_batches(glm, cut(X, y, sizes=(59, 1)))
     assert not programs.compiled
     np.testing.assert_array_equal(first.params.coef, second.params.coef)
+    np.testing.assert_allclose(first.params.coef, elsewhere.params.coef, atol=1e-6)
 
 
 def test_bad_batches_are_named():
@@ -83,6 +86,11 @@ def test_bad_batches_are_named():
         ([(X, y), (X,)], TypeError, r"batch 1 must be \(X, y\) or \(X, y, weight\)"),
         (iter([(X, y)]), TypeError, "batches must be iterable again"),
         ([], ValueError, "batches must hold rows, found none"),
+        ([(X, y), (X, y[:0])], ValueError, r"batch 1: y must have shape \(60,\)"),
+        ([(X, y), (X, y, np.full(60, -1.0))], ValueError, "batch 1: weights must be from 0 to 1e.15"),
+        ([(X, y), (X, y, np.full(60, 1e20))], ValueError, "batch 1: weights must be from 0 to 1e.15"),
+        ([(X, y, np.full(60, 1e-20))], ValueError, "weights must be at least 1e-15 on average"),
+        ([(X, y, np.zeros(60))], ValueError, "batches must hold rows with weight, found none"),
     ):
         with pytest.raises(error, match=message):
             glmcore.fit_batches(glm, batches)
@@ -91,6 +99,9 @@ def test_bad_batches_are_named():
     calls = iter([X, X, X[:50]])
     with pytest.raises(ValueError, match="found 50 rows in pass 2, expected 60"):
         glmcore.fit_batches(glm, lambda: iter([((x := next(calls)), y[: len(x)])]))
+    labels = iter([y, y, np.roll(y, 1) * (np.arange(60) > 5)])
+    with pytest.raises(ValueError, match="found classes of the weights .* in pass 2, expected"):
+        glmcore.fit_batches(glm, lambda: iter([(X, next(labels))]))
 
 
 def test_a_pytree_of_features_a_class_that_is_missing_and_no_intercept(x64):

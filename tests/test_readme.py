@@ -7,9 +7,10 @@ import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NAMES = ["training_loop", "estimator", "vmap", "sharding", "batches"]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["training_loop", "estimator", "vmap", "sharding"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
 def test_example_runs(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
 
