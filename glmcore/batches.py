@@ -80,9 +80,9 @@ def fit_batches(
     Notes
     -----
     A first pass measures centre, scale and classes, or two if the scale of the first rows is far
-    off, and draws a sample evenly over the weight, of all rows up to 8192 (or 4 a feature) and at
-    most 131 072 (or 8 a feature).  After another pass for the starting point, a step of Newton,
-    LBFGS or BFGS is one pass and one of the other solvers about three.
+    off, and draws a sample spread evenly over the weight: all rows while they are few, else 8192
+    to 131 072 of them, and at least 4 a feature.  After another pass for the starting point, a step
+    of Newton, LBFGS or BFGS is one pass (seldom more) and one of the other solvers about three.
 
     In memory are the sample, a few chunks of about 16 MB and the batches that are being read, the
     next of them by a thread of their own.  Rows that are contiguous in memory (those of a

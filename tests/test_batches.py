@@ -14,7 +14,12 @@ def cut(X, y, *weight, sizes=(17, 1, 0, 30, 12)):
     return [tuple(a[e - n : e] for a in (X, y, *weight)) for e, n in zip(ends, sizes)]
 
 
-@pytest.mark.parametrize("spec", [("Ridge", 0.05), ("Lasso", 0.02)], ids=lambda spec: spec[0])
+@pytest.mark.parametrize(
+    "spec, precision",
+    [(("Ridge", 0.05), "float32"), (("Lasso", 0.02), "float64")],
+    ids=["Ridge", "Lasso"],
+    indirect=["precision"],
+)
 def test_the_optimum_of_all_rows(spec, precision):
     X, y = small()
     X = (10 * X + 100).astype(precision)
