@@ -5,6 +5,7 @@ from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
+from glmcore.path import PathResult, regularization_path
 from glmcore.penalties import (
     AbstractPenalty,
     ElasticNet,
@@ -28,6 +29,7 @@ from glmcore.solvers import (
     NonlinearCG,
     Optax,
     ProximalGradient,
+    ProximalNewton,
     ProxSVRG,
     default_tol,
 )
@@ -52,9 +54,11 @@ __all__ = [
     "Newton",
     "NonlinearCG",
     "Optax",
+    "PathResult",
     "Progress",
     "ProxSVRG",
     "ProximalGradient",
+    "ProximalNewton",
     "Ridge",
     "SolverState",
     "Status",
@@ -68,6 +72,7 @@ __all__ = [
     "log_likelihood",
     "null_log_likelihood",
     "pad_rows",
+    "regularization_path",
     "shard_rows",
     "status_name",
     "status_named",

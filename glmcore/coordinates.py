@@ -13,7 +13,7 @@ from typing import Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
@@ -98,6 +98,11 @@ class Coordinates(eqx.Module):
         """By what a feature is multiplied to have unit variance; 0 for a constant one."""
         varies = self.deviation > 0
         return jnp.where(varies, 1 / jnp.where(varies, self.deviation, 1), 0)
+
+    def on_features(self, index: Int[Array, " q"]) -> "Coordinates":
+        """Those of chosen features, in one matrix."""
+        parts = (self.centre[index], self.scale[index], self.deviation[index])
+        return Coordinates(*parts, jax.tree.structure(0), (index.size,))
 
     def split(self, coef: Float[Array, "p K"]) -> PyTree[Float[Array, "_ K"]]:
         """Cut a matrix into the leaves that the user's features have."""

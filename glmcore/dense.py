@@ -64,6 +64,13 @@ class DenseProblem(Problem):
         parts = (take(self.X), take(self.y), weight)
         return eqx.tree_at(lambda q: (q.X, q.y, q.weight), self, parts)
 
+    def on_features(self, index: Int[Array, " q"]) -> "DenseProblem":
+        """The problem with all coefficients zero but those of chosen features."""
+        coordinates = self.coordinates.on_features(index)
+        penalty = self.penalty.on_features(self.coordinates.split(self.coordinates.scale), index)
+        parts = (self.X[:, index], coordinates, penalty)
+        return eqx.tree_at(lambda q: (q.X, q.coordinates, q.penalty), self, parts)
+
     @property
     def n_rows(self) -> int:
         return self.weight.size

@@ -118,6 +118,10 @@ class Problem(eqx.Module):
     def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
         return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
 
+    def proba(self, eta: Float[Array, "K m"]) -> Float[Array, "K m"]:
+        """Probabilities of the classes under the canonical link."""
+        return jax.nn.softmax(self.without_absent(eta), axis=0)
+
     def hessian(
         self, eta: Float[Array, "K m"], y: Int[Array, " m"]
     ) -> Float[Array, "K K m"]:
@@ -166,6 +170,12 @@ class Problem(eqx.Module):
         levelled = stack_rows(self.penalty.level(user)) / self.coordinates.scale
         # The coef of a class that is left out stays 0.
         return jnp.where(jnp.all(self.present), levelled, coef)
+
+    def pressure(self, gradient: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        """How many times the strengths a loss gradient is, see
+        :meth:`AbstractScalablePenalty.pressure`."""
+        user = self.coordinates.split(gradient / self.coordinates.scale)
+        return stack_rows(self.penalty.pressure(user))
 
     def curvature(self) -> tuple[Float[Array, ""], Float[Array, "p K"]]:
         r"""A cheap model of the Hessian in these coordinates.

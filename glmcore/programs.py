@@ -107,7 +107,7 @@ def start(
         eta = problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
-    task = Task(problem, solver, _yardstick(problem, solver))
+    task = Task(problem, solver, yardstick(problem, solver))
     return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
 
 
@@ -156,14 +156,14 @@ def _solver_state(task: Task, run: Run) -> SolverState:
     )
 
 
-def _yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
+def yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
     """What optimality residuals are relative to: the null model's, unless ``tol`` of that is
     less than the rounding error of a gradient."""
     null = problem.null_optimality()
     return jnp.maximum(null, problem.rounding / jnp.maximum(solver.tol, jnp.finfo(null.dtype).eps))
 
 
-def _problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
+def make_problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
     n_outputs = model.observations.n_outputs
     coordinates, features = Coordinates.measure(
         X, weight, model.penalty, n_outputs, model.fit_intercept, centre
@@ -183,7 +183,7 @@ def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
 
 def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]:
     model, solver = in_dtype((model, solver), weight.dtype)
-    problem = _problem(model, X, y, weight, centre, may_lack_classes=False)
+    problem = make_problem(model, X, y, weight, centre, may_lack_classes=False)
     return start(problem, init_params, solver)
 
 
@@ -268,12 +268,12 @@ class HostLoop:
 @eqx.filter_jit
 def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = in_dtype((model, solver), weight.dtype)
-    problem = _problem(model, X, y, weight, None, may_lack_classes=True)
+    problem = make_problem(model, X, y, weight, None, may_lack_classes=True)
     params = problem.start(problem.coordinates.from_user(params))
     eta = problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
-    task = Task(problem, solver, _yardstick(problem, solver))
+    task = Task(problem, solver, yardstick(problem, solver))
     return _solver_state(task, Run(params, state, cache, jnp.zeros((), jnp.int32)))
 
 

@@ -56,9 +56,9 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         inside an instance.  An array broadcasts to coef_, a pytree mirrors a pytree X.
     solver_name : str, optional
         ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
-        for smooth penalties, ``"ProximalGradient"``, ``"ProxSVRG"`` for all.  Default:
-        ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of at most
-        128 parameters.
+        for smooth penalties, ``"ProximalGradient"``, ``"ProximalNewton"``, ``"ProxSVRG"`` for all.
+        Default: LBFGS, or Newton in a fit of at most 128 parameters; if the penalty is not
+        smooth, ProximalNewton in a fit and ProximalGradient in updates.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or

@@ -30,6 +30,7 @@ SOLVERS = {
         glmcore.NonlinearCG,
         glmcore.Newton,
         glmcore.ProximalGradient,
+        glmcore.ProximalNewton,
         glmcore.SVRG,
         glmcore.ProxSVRG,
     )

@@ -551,7 +551,7 @@ def test_integer_and_list_inputs_are_taken_as_numbers():
 
 SOLVERS = [
     getattr(glmcore, name)
-    for name in ("LBFGS", "ProximalGradient", "GradientDescent", "BFGS", "NonlinearCG", "SVRG", "ProxSVRG", "Newton")
+    for name in ("LBFGS", "ProximalGradient", "GradientDescent", "BFGS", "NonlinearCG", "SVRG", "ProxSVRG", "Newton", "ProximalNewton")
     if hasattr(glmcore, name)
 ]
 

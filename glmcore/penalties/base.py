@@ -1,10 +1,10 @@
 """What a penalty is."""
 
 import abc
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 
 class AbstractPenalty(eqx.Module):
@@ -55,6 +55,18 @@ class AbstractScalablePenalty(AbstractPenalty):
     @abc.abstractmethod
     def curvature(self, coef: PyTree) -> PyTree:
         """Second derivative of the quadratic part, per entry of ``coef``."""
+
+    @abc.abstractmethod
+    def pressure(self, gradient: PyTree) -> PyTree:
+        """What ``gradient`` multiplies the strengths by where it just fails to move an entry from
+        zero: above 1 the entry moves.  Infinite where nothing holds it at zero."""
+
+    @abc.abstractmethod
+    def on_features(
+        self, coef: PyTree, index: Int[Array, " q"]
+    ) -> Optional["AbstractScalablePenalty"]:
+        """The penalty of the chosen rows of ``coef``, its leaves stacked, the others being zero;
+        None if groups may reach across rows."""
 
     @abc.abstractmethod
     def level(self, coef: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
@@ -86,6 +86,22 @@ class GroupLasso(AbstractScalablePenalty):
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
+
+    def pressure(self, gradient: PyTree) -> PyTree:
+        groups = self._groups(gradient)
+        norm = safe_sqrt(groups.sum(jnp.square, gradient))
+        threshold = self._threshold(groups, norm)
+        penalised = threshold > 0
+        ratio = jnp.where(penalised, norm / jnp.where(penalised, threshold, 1), jnp.inf)
+        return groups.select(ratio, jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), gradient))
+
+    def on_features(
+        self, coef: PyTree, index: Int[Array, " q"]
+    ) -> Optional["GroupLasso"]:
+        if self.mask is not None:
+            return None
+        strength = jnp.asarray(self.strength)
+        return GroupLasso(strength[index] if strength.ndim else strength)
 
     def level(self, coef: PyTree) -> PyTree:
         if self.mask is None:

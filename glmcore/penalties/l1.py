@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
@@ -17,6 +17,7 @@ from glmcore.penalties.strengths import (
     differs_by_class,
     per_entry,
     show,
+    take_rows,
 )
 from glmcore.tree import is_concrete, tree_sum
 
@@ -61,6 +62,12 @@ class Lasso(AbstractScalablePenalty):
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
+
+    def pressure(self, gradient: PyTree) -> PyTree:
+        return jax.tree.map(_ratio, gradient, per_entry(self.strength, gradient))
+
+    def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "Lasso":
+        return Lasso(take_rows(self.strength, coef, index))
 
     def level(self, coef: PyTree) -> PyTree:
         if differs_by_class(self.strength):
@@ -124,6 +131,13 @@ class ElasticNet(AbstractScalablePenalty):
     def curvature(self, coef: PyTree) -> PyTree:
         return self._parts(coef)[1]
 
+    def pressure(self, gradient: PyTree) -> PyTree:
+        return jax.tree.map(_ratio, gradient, self._parts(gradient)[0])
+
+    def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "ElasticNet":
+        strength, ratio = (take_rows(s, coef, index) for s in (self.strength, self.ratio))
+        return ElasticNet(strength, ratio)
+
     def level(self, coef: PyTree) -> PyTree:
         if differs_by_class((self.strength, self.ratio)):
             return coef
@@ -140,6 +154,11 @@ class ElasticNet(AbstractScalablePenalty):
 
 def _shrink(v: Array, threshold: Array) -> Array:
     return v - jnp.clip(v, -threshold, threshold)
+
+
+def _ratio(gradient: Array, strength: Array) -> Array:
+    penalised = strength > 0
+    return jnp.where(penalised, jnp.abs(gradient) / jnp.where(penalised, strength, 1), jnp.inf)
 
 
 def _l1_subgradient(w: Array, gradient: Array, strength: Array) -> Array:

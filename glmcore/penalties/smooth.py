@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
@@ -14,6 +14,7 @@ from glmcore.penalties.strengths import (
     per_entry,
     shift_classes,
     show,
+    take_rows,
     without_class_mean,
 )
 from glmcore.tree import tree_sum
@@ -45,6 +46,12 @@ class UnRegularized(AbstractScalablePenalty):
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
+
+    def pressure(self, gradient: PyTree) -> PyTree:
+        return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), gradient)
+
+    def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "UnRegularized":
+        return self
 
     def level(self, coef: PyTree) -> PyTree:
         return jax.tree.map(without_class_mean, coef)
@@ -93,6 +100,12 @@ class Ridge(AbstractScalablePenalty):
 
     def curvature(self, coef: PyTree) -> PyTree:
         return per_entry(self.strength, coef)
+
+    def pressure(self, gradient: PyTree) -> PyTree:
+        return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), gradient)
+
+    def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "Ridge":
+        return Ridge(take_rows(self.strength, coef, index))
 
     def level(self, coef: PyTree) -> PyTree:
         return shift_classes(without_class_mean, coef, self.strength)

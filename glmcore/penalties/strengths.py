@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from glmcore.penalties.base import AbstractPenalty
 from glmcore.tree import is_concrete
@@ -30,6 +30,18 @@ def per_entry(strength: PyTree, coef: PyTree) -> PyTree:
     return jax.tree.map(
         lambda s, w: jnp.broadcast_to(jnp.asarray(s).astype(w.dtype), w.shape), strength, coef
     )
+
+
+def take_rows(strength: PyTree, coef: PyTree, index: Int[Array, " q"]) -> Array:
+    """The strength of chosen rows of ``coef``, its leaves stacked; as many columns as before."""
+    leaves, parts = jax.tree.leaves(coef), jax.tree.leaves(strength)
+    if jax.tree.structure(strength) != jax.tree.structure(coef):
+        parts = parts * len(leaves)
+        if np.ndim(parts[0]) < 2 or np.shape(parts[0])[0] == 1:
+            return parts[0]
+    columns = leaves[0].shape[1] if differs_by_class(strength) else 1
+    rows = [jnp.broadcast_to(s, (w.shape[0], columns)) for s, w in zip(parts, leaves)]
+    return jnp.concatenate(rows)[index]
 
 
 def differs_by_class(strength: PyTree) -> bool:

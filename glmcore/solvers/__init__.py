@@ -8,6 +8,7 @@ from glmcore.solvers.newton import Newton
 from glmcore.solvers.nonlinear_cg import NonlinearCG
 from glmcore.solvers.optax_solver import Optax
 from glmcore.solvers.proximal_gradient import ProximalGradient
+from glmcore.solvers.proximal_newton import ProximalNewton
 from glmcore.solvers.svrg import SVRG, ProxSVRG
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Optax",
     "ProxSVRG",
     "ProximalGradient",
+    "ProximalNewton",
     "default_tol",
 ]

@@ -1,0 +1,336 @@
+"""Fits along a path of strengths, each begun where the last one ended."""
+
+import dataclasses
+from typing import Any, Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from glmcore.checks import check_data, check_penalty
+from glmcore.model import GLM
+from glmcore.padding import centred_rows, pad_rows
+from glmcore.params import GLMParams
+from glmcore.path_programs import Points, Progress, run_piece, run_survey
+from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
+from glmcore.solve import default_solver
+from glmcore.solvers import ProximalNewton
+from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.status import Status
+from glmcore.tree import is_concrete
+
+_PENALTIES = (Ridge, Lasso, ElasticNet, GroupLasso)
+#: A path of Ridge begins at so many times the largest strength that a Lasso has a use for.
+_RIDGE_START = 1000
+#: Features and entries that working sets are rounded to; each pair is one program.
+_FEATURES = (32, 256, 2048)
+_ENTRIES = (64, 256, 1024, 2048)
+#: Bytes of X up to which a pass over all features costs no more than one over a few.
+_SMALL_BYTES = 2**20
+#: Fewest strengths of a program.
+_FEWEST = 16
+#: How much larger than what is in use a working set is.
+_AHEAD = 1.5
+
+
+class PathResult(eqx.Module):
+    """Fits along a path, the first axis of every array.
+
+    Parameters
+    ----------
+    strengths : array of shape (L,)
+        What the penalty's own strength was multiplied by.
+    params : GLMParams
+        coef (L, p, K), or a pytree of these, and intercept (L, K), on the user's scale.
+    objective : array of shape (L,)
+        Weighted mean negative log-likelihood plus penalty.
+    optimality : array of shape (L,)
+        Optimality (KKT) residual over all features, relative to the gradient at the null model.
+    n_iter : int array of shape (L,)
+        Steps of the solver.
+    status : Status
+        How each fit ended; ``jax.tree.map(lambda s: s[i], status)`` is one of them.
+    nonzeros : int array of shape (L,)
+        How many coefficients are not zero.
+    """
+
+    strengths: Float[Array, "..."]
+    params: GLMParams
+    objective: Float[Array, "..."]
+    optimality: Float[Array, "..."]
+    n_iter: Int[Array, "..."]
+    status: Status
+    nonzeros: Int[Array, "..."]
+
+    @property
+    def converged(self) -> Array:
+        """Whether each answer is within ``tol``."""
+        return (self.status == Status.converged) | (self.status == Status.missing_class)
+
+
+def regularization_path(
+    model: GLM,
+    X: PyTree,
+    y: Any,
+    strengths: Any = None,
+    *,
+    n_strengths: int = 100,
+    min_ratio: float = 1e-3,
+    solver: Optional[AbstractSolver] = None,
+    sample_weight: Any = None,
+) -> PathResult:
+    r"""Minimise the objective of ``model`` with its penalty multiplied by each of ``strengths``.
+
+    Each fit begins where that of the next larger strength ended, on the features whose gradients
+    say that they matter; those left out are checked at every strength, so that the optimality
+    residual is that of the whole problem and each answer is that of :func:`fit`.  Working sets
+    are rounded, so that there are few programs.  Under ``jax.jit`` and ``jax.vmap`` all features
+    stay in.
+
+    Parameters
+    ----------
+    model : GLM
+        With the penalty Ridge, Lasso, ElasticNet or GroupLasso, whose own strengths (one an entry,
+        say) are multiplied.
+    X : array of shape (n, p), or a pytree of these
+        Features.
+    y : int array of shape (n,)
+        Class indices from 0 to K - 1.
+    strengths : array of shape (L,), optional
+        Positive factors in any order.  Default: ``n_strengths`` of them, evenly spaced in the
+        logarithm, from the least one at which all penalised coefficients are zero (for Ridge, which
+        has none, 1000 times that of the Lasso) to ``min_ratio`` times that.
+    n_strengths : int, default 100
+        How many strengths there are where none are given.
+    min_ratio : float, default 1e-3
+        The smallest of them over the largest, between 0 and 1.
+    solver : AbstractSolver, optional
+        Default: that of :func:`fit`.
+    sample_weight : array of shape (n,), optional
+        Weights of the rows, not negative.
+
+    Returns
+    -------
+    PathResult
+        In the order of ``strengths``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`fit`, and if the strengths are bad or the penalty has none.
+
+    References
+    ----------
+    Tibshirani et al. (2012), "Strong rules for discarding predictors in lasso-type problems".
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Lasso(1.0))
+    >>> path = glmcore.regularization_path(model, X, y, n_strengths=4, min_ratio=0.1)
+    >>> path.strengths.round(3)
+    Array([0.25 , 0.116, 0.054, 0.025], dtype=float32)
+    >>> path.nonzeros
+    Array([0, 2, 2, 2], dtype=int32)
+    """
+    _check_penalty(model.penalty)
+    strengths = _checked_strengths(strengths, n_strengths, min_ratio)
+    X, y, weight = check_data(model, X, y, sample_weight)
+    check_penalty(model, X)
+    path = _Path.of(model, X, y, weight, solver)
+    dtype = weight.dtype
+    if strengths is None:
+        ratios = np.geomspace(1, min_ratio, n_strengths) if n_strengths > 1 else np.ones(1)
+        strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
+    strengths = jnp.asarray(strengths, dtype)
+    falling = jnp.argsort(-strengths)
+    points = path.walk(_padded(strengths[falling]), until=strengths.size).points
+    points = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], points)
+    return _result(strengths, points, X)
+
+
+def _first(path: "_Path", n_strengths: int) -> Float[Array, ""]:
+    """The largest strength of a default path."""
+    penalty = path.model.penalty
+    if not isinstance(penalty, Ridge):
+        return path.largest(n_strengths)
+    model = dataclasses.replace(path.model, penalty=Lasso(penalty.strength))
+    lasso = _Path(model, path.data, with_default_tol(ProximalNewton(), path.data[2].dtype))
+    return _RIDGE_START * lasso.largest(n_strengths)
+
+
+class _Path(eqx.Module):
+    """What all pieces of a path share."""
+
+    model: GLM
+    data: tuple
+    solver: AbstractSolver
+
+    @classmethod
+    def of(cls, model: GLM, X: PyTree, y: Any, weight: Any, solver: Any) -> "_Path":
+        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
+        if solver is None:
+            n_params = (n_features + 1) * model.observations.n_outputs
+            solver = default_solver(model.penalty, n_params)
+        check_solver(solver, model.penalty)
+        solver = with_default_tol(solver, weight.dtype)
+        if model.fit_intercept:
+            centre, X, weight, y = centred_rows(X, weight, y)
+        else:
+            centre, (X, weight, y) = None, pad_rows(X, weight, y)
+        return cls(model, (X, y, weight, centre), solver)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Features and classes."""
+        X = self.data[0]
+        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
+        return n_features, self.model.observations.n_outputs
+
+    @property
+    def screened(self) -> bool:
+        """Whether features may be left out: they are the host's choice, and each is penalised by
+        itself."""
+        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], 1)), self.data[0])
+        penalty = self.model.penalty
+        return (
+            not penalty.smooth
+            and is_concrete((self.model, self.data, self.solver))
+            and penalty.on_features(coef, jnp.zeros(1, jnp.int32)) is not None
+        )
+
+    def largest(self, n_strengths: int) -> Float[Array, ""]:
+        """The first strength of a path: with it all penalised coefficients are zero."""
+        strengths = _padded(jnp.zeros(n_strengths, self.data[2].dtype))
+        start, bound = run_survey(self.model, *self.data, strengths)
+        error = 4 * jnp.finfo(bound.dtype).eps
+        if not self._nothing_is_free():  # the rest is fitted by the program of the path itself
+            start, error = self.walk(strengths + bound, until=1), 100 * self.solver.tol
+        pressure = jnp.where(jnp.isfinite(start.pressure), start.pressure, 0)
+        largest = (1 + error) * jnp.max(pressure)
+        # Where nothing is penalised, or no feature has a use, any strength will do.
+        return jnp.where(largest > 0, largest, 1).astype(bound.dtype)
+
+    def _nothing_is_free(self) -> bool:
+        """Whether zero coefficients leave the null model, for all that is known here."""
+        if self.model.inverse_link is not None or not is_concrete(self.model.penalty):
+            return False
+        n_outputs = self.model.observations.n_outputs
+        with jax.ensure_compile_time_eval():  # inside a jit too
+            ones = jax.tree.map(lambda x: jnp.ones((x.shape[1], n_outputs), x.dtype), self.data[0])
+            pressure = jax.tree.leaves(self.model.penalty.pressure(ones))
+        return all(np.isfinite(part).all() for part in pressure)
+
+    def walk(self, strengths: Float[Array, " L"], until: int) -> Progress:
+        """Answers at the first ``until`` strengths, which fall."""
+        progress, _ = run_survey(self.model, *self.data, strengths)
+        path, until = (self.model, *self.data, strengths), jnp.asarray(until, jnp.int32)
+        if not self.screened:
+            return run_piece(*path, progress, until, None, self.solver, None)
+        n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data[0]))
+        working_set = _WorkingSet(*self.shape, large=n_bytes > _SMALL_BYTES)
+        while progress.count < until:
+            working_set = working_set.grown(progress, strengths)
+            solver = working_set.limit(self.solver)
+            progress = run_piece(
+                *path, progress, until, working_set.index, solver, working_set.room
+            )
+        return progress
+
+
+def _padded(strengths: Float[Array, " L"]) -> Float[Array, " M"]:
+    """As many strengths as the next power of two, so that there are few programs."""
+    length = max(_FEWEST, 1 << (strengths.size - 1).bit_length())
+    return jnp.pad(strengths, (0, length - strengths.size), mode="edge")
+
+
+@dataclasses.dataclass(frozen=True)
+class _WorkingSet:
+    """Features that stay in and entries that may differ from zero, both rounded up.
+
+    ``index`` is None where all features stay in, as they do where X is not ``large``.
+    """
+
+    n_features: int
+    n_outputs: int
+    large: bool
+    index: Optional[np.ndarray] = None
+    size: int = 0
+    entries: int = 0
+
+    def grown(self, progress: Progress, strengths: Array) -> "_WorkingSet":
+        """The working set for what comes next, not smaller than before."""
+        coef, pressure = np.asarray(progress.params.coef), np.asarray(progress.pressure)
+        needed = (coef != 0) | (pressure > float(strengths[progress.count]))
+        score = np.where(needed.any(axis=1), np.inf, pressure.max(axis=1))
+        sizes = _FEATURES if self.large else ()
+        size = self._rounded(int(needed.any(axis=1).sum()), sizes, self.n_features)
+        size = max(size, self.size)
+        most = (size + 1) * self.n_outputs
+        entries = self._rounded(int(needed.sum()) + self.n_outputs, _ENTRIES, most)
+        entries = max(min(entries, _ENTRIES[-1]), min(self.entries, most))
+        index = None
+        if size < self.n_features:
+            index = np.argsort(-score, kind="stable")[:size].astype(np.int32)
+        return dataclasses.replace(self, index=index, size=size, entries=entries)
+
+    @property
+    def room(self) -> Optional[int]:
+        """Entries, a share of which may be filled before the working set has to grow."""
+        full = self.entries in (_ENTRIES[-1], (self.size + 1) * self.n_outputs)
+        return None if full else self.entries
+
+    def limit(self, solver: AbstractSolver) -> AbstractSolver:
+        if not isinstance(solver, ProximalNewton):
+            return solver
+        return dataclasses.replace(solver, capacities=(self.entries,))
+
+    @staticmethod
+    def _rounded(count: int, sizes: tuple, most: int) -> int:
+        return next((s for s in sizes if _AHEAD * count <= s < most), most)
+
+
+def _check_penalty(penalty: AbstractPenalty) -> None:
+    if not isinstance(penalty, _PENALTIES):
+        allowed = ", ".join(kind.__name__ for kind in _PENALTIES)
+        raise ValueError(
+            f"regularization_path needs a penalty with a strength ({allowed}), "
+            f"found {type(penalty).__name__}"
+        )
+
+
+def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
+    if strengths is None:
+        if isinstance(n_strengths, bool) or int(n_strengths) != n_strengths or n_strengths < 1:
+            raise ValueError(f"n_strengths must be a positive whole number, found {n_strengths!r}")
+        if not 0 < min_ratio < 1:
+            raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
+        return None
+    array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"strengths must be 1-D and not empty, found shape {array.shape}")
+    if is_concrete(array):
+        values = np.asarray(array)
+        if not np.all(np.isfinite(values) & (values > 0)):
+            raise ValueError("strengths must be finite and positive")
+    return array
+
+
+def _result(strengths: Float[Array, " L"], points: Points, X: PyTree) -> PathResult:
+    leaves, structure = jax.tree.flatten(X)
+    widths = [leaf.shape[1] for leaf in leaves]
+    cuts = np.cumsum(widths)[:-1]
+    coef = jax.tree.unflatten(structure, jnp.split(points.coef, cuts, axis=1))
+    return PathResult(
+        strengths=strengths,
+        params=GLMParams(coef, points.intercept),
+        objective=points.objective,
+        optimality=points.optimality,
+        n_iter=points.n_iter,
+        status=points.status,
+        nonzeros=jnp.sum(points.coef != 0, axis=(1, 2), dtype=jnp.int32),
+    )

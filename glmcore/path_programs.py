@@ -1,0 +1,190 @@
+"""The compiled programs of a regularisation path."""
+
+from typing import Any, Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.least_norm import least_norm_params
+from glmcore.params import GLMParams, stack_rows
+from glmcore.penalties import AbstractScalablePenalty
+from glmcore.problem import Problem
+from glmcore.programs import Run, Task, advance, in_dtype, make_problem, yardstick
+from glmcore.solvers.base import AbstractSolver
+from glmcore.status import Status
+
+#: By how much the residual of all features may exceed that of the working set.
+_SLACK = 1.01
+#: Share of the working set that may be nonzero before a larger one is asked for.
+_CROWDED = 0.75
+
+
+class Points(eqx.Module):
+    """Answers along a path, or one of them: coefficients stacked, on the user's scale."""
+
+    coef: Float[Array, "*L p K"]
+    intercept: Float[Array, "*L K"]
+    objective: Float[Array, "*L"]
+    optimality: Float[Array, "*L"]
+    n_iter: Int[Array, "*L"]
+    status: Status
+
+    @classmethod
+    def none(cls, n_strengths: int, p: int, n_outputs: int, dtype: Any) -> "Points":
+        """Room for so many answers."""
+        zeros = jnp.zeros(n_strengths, dtype)
+        return cls(
+            coef=jnp.zeros((n_strengths, p, n_outputs), dtype),
+            intercept=jnp.zeros((n_strengths, n_outputs), dtype),
+            objective=zeros,
+            optimality=zeros,
+            n_iter=jnp.zeros(n_strengths, jnp.int32),
+            status=jax.tree.map(lambda s: jnp.full(n_strengths, s), Status.running),
+        )
+
+
+class Progress(eqx.Module):
+    """How far a path has come: answers up to ``count``, and where it stands.
+
+    ``params`` are inner coordinates of all features, and ``pressure`` is that of the loss there
+    on the coefficients, in multiples of the penalty's own strengths.
+    """
+
+    points: Points
+    count: Int[Array, ""]
+    params: GLMParams
+    pressure: Float[Array, "p K"]
+
+
+class _Walk(eqx.Module):
+    """A piece of a path under way."""
+
+    points: Points
+    count: Int[Array, ""]
+    params: GLMParams
+    state: Any
+    eta: Float[Array, "K n"]
+    pressure: Float[Array, "p K"]
+    stopped: Bool[Array, ""]
+
+
+def scaled(penalty: AbstractScalablePenalty, factor: Array) -> AbstractScalablePenalty:
+    """The penalty with its strengths times ``factor``."""
+    strength = jax.tree.map(lambda s: s * factor, penalty.strength)
+    return eqx.tree_at(lambda p: p.strength, penalty, strength)
+
+
+@eqx.filter_jit
+def run_survey(model, X, y, weight, centre, strengths: Float[Array, " L"]):
+    """A path of so many strengths before its first one, at the null model, and a strength that
+    surely holds at zero all that is penalised."""
+    model = in_dtype(model, weight.dtype)
+    problem = make_problem(model, X, y, weight, centre, False)
+    residual = problem.loss_and_residual(problem.null_predictor())[1]
+    pressure = problem.pressure(problem.gradient(residual).coef)
+    points = Points.none(strengths.size, *problem.coordinates.scale.shape, weight.dtype)
+    none = jnp.zeros((), jnp.int32)
+    start = Progress(points, none, problem.null_params(), pressure)
+    # No residual of the softmax exceeds one, and a feature correlates with none better than it
+    # deviates.
+    most = problem.pressure(problem.coordinates.deviation[:, None] * problem.coordinates.scale)
+    return start, 2 * jnp.max(jnp.where(jnp.isfinite(most), most, 0))
+
+
+@eqx.filter_jit
+def run_piece(
+    model,
+    X,
+    y,
+    weight,
+    centre,
+    strengths: Float[Array, " L"],
+    progress: Progress,
+    until: Int[Array, ""],
+    index: Optional[Int[Array, " q"]],
+    solver: AbstractSolver,
+    room: Optional[int],
+) -> Progress:
+    """Answers from ``progress.count`` to ``until`` with the features of ``index`` (None: all of
+    them); earlier where one of the others is missed, or a share of ``room`` entries are not zero."""
+    model, solver = in_dtype((model, solver), weight.dtype)
+    whole = make_problem(model, X, y, weight, centre, False)
+    part = whole if index is None else whole.on_features(index)
+    measure = yardstick(whole, solver)
+
+    def chosen(params: GLMParams) -> GLMParams:
+        return params if index is None else GLMParams(params.coef[index], params.intercept)
+
+    def spread(params: GLMParams) -> GLMParams:
+        if index is None:
+            return params
+        zero = jnp.zeros_like(whole.coordinates.scale)
+        return GLMParams(zero.at[index].set(params.coef), params.intercept)
+
+    def forward(walk: _Walk) -> _Walk:
+        problem, everything = (_stronger(q, strengths[walk.count]) for q in (part, whole))
+        task = Task(problem, solver, measure)
+        cache = solver.evaluate(problem, walk.params, walk.eta, walk.state)
+        run = Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
+        run = advance(task, run, solver.maxiter)
+        found = solver.finish(problem, run.params, run.cache)
+        run = eqx.tree_at(lambda r: r.cache.progress, run, found)
+        params, eta = spread(run.params), problem.predictor(run.params)
+        gradient = whole.gradient(whole.loss_and_residual(eta)[1])
+        pressure, optimality = whole.pressure(gradient.coef), found.optimality
+        if index is not None:
+            optimality = everything.optimality(params, gradient)
+        crowded = jnp.zeros((), bool)
+        if room is not None:
+            crowded = jnp.sum(run.params.coef != 0) > _CROWDED * room
+        allowed = jnp.where(crowded, 0, _SLACK * found.optimality)
+        missed = optimality > jnp.maximum(allowed, task.tol * measure)
+        point = _point(task, run, everything, params, optimality)
+        stored = jax.tree.map(
+            lambda all, one: jnp.where(missed, all, all.at[walk.count].set(one)), walk.points, point
+        )
+        return _Walk(
+            points=stored,
+            count=walk.count + jnp.where(missed, 0, 1).astype(jnp.int32),
+            params=run.params,
+            state=run.state,
+            eta=eta,
+            pressure=pressure,
+            stopped=missed | crowded,
+        )
+
+    params = chosen(progress.params)
+    eta = part.predictor(params)
+    problem = _stronger(part, strengths[progress.count])
+    state = solver.init(problem, params, eta)
+    start = _Walk(
+        progress.points, progress.count, params, state, eta, progress.pressure, jnp.zeros((), bool)
+    )
+    walk = jax.lax.while_loop(
+        lambda walk: ~walk.stopped & (walk.count < until), forward, start
+    )
+    return Progress(walk.points, walk.count, spread(walk.params), walk.pressure)
+
+
+def _stronger(problem: Problem, factor: Array) -> Problem:
+    return eqx.tree_at(lambda q: q.penalty, problem, scaled(problem.penalty, factor))
+
+
+def _point(
+    task: Task, run: Run, problem: Problem, params: GLMParams, optimality: Float[Array, ""]
+) -> Points:
+    """The answer at one strength."""
+    status = task.final_status(run)
+    left_out = (status == Status.converged) & ~jnp.all(problem.present)
+    user = least_norm_params(problem, params)
+    return Points(
+        coef=stack_rows(user.coef),
+        intercept=user.intercept,
+        objective=run.cache.progress.objective,
+        optimality=optimality / task.yardstick,
+        n_iter=run.n_iter,
+        status=Status.where(left_out, Status.missing_class, status),
+    )
+

@@ -1,0 +1,205 @@
+"""The loss to second order on a few entries of the parameters, and its penalised minimum."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from glmcore.params import GLMParams, stack_rows
+from glmcore.penalties import AbstractScalablePenalty
+from glmcore.problem import Problem
+
+#: Rows that a Hessian is formed from: at least so many, and so many an entry.
+_HESSIAN_ROWS = 8192
+_ROWS_PER_ENTRY = 16
+#: Power iterations that estimate the largest eigenvalue, and what is added to it.
+_POWER_STEPS = 16
+_POWER_MARGIN = 1.1
+
+
+def stacked(params: GLMParams) -> Float[Array, "p1 K"]:
+    """Parameters in one matrix, the intercept last."""
+    return jnp.concatenate([params.coef, params.intercept[None, :]])
+
+
+def unstacked(matrix: Float[Array, "p1 K"]) -> GLMParams:
+    return GLMParams(matrix[:-1], matrix[-1])
+
+
+class Quadratic(eqx.Module):
+    """The Hessian of the loss on the first ``size`` entries of ``index``.
+
+    ``place`` is where an entry of the stacked parameters stands in ``index``, or its length;
+    ``metric`` bends like the diagonal of the Hessian, in which its largest eigenvalue is below
+    ``lipschitz``.
+    """
+
+    index: Int[Array, " c"]
+    place: Int[Array, "p1 K"]
+    hessian: Float[Array, "c c"]
+    metric: Float[Array, "p1 K"]
+    lipschitz: Float[Array, ""]
+
+    @classmethod
+    def empty(cls, params: GLMParams, capacity: int) -> "Quadratic":
+        matrix = stacked(params)
+        return cls(
+            index=jnp.zeros(capacity, jnp.int32),
+            place=jnp.full(matrix.shape, capacity, jnp.int32),
+            hessian=jnp.zeros((capacity, capacity), matrix.dtype),
+            metric=jnp.ones_like(matrix),
+            lipschitz=jnp.ones((), matrix.dtype),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        eta: Float[Array, "K n"],
+        score: Float[Array, "p1 K"],
+        size: int,
+        capacity: int,
+    ) -> "Quadratic":
+        """That of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
+        _, index = jax.lax.top_k(score.ravel(), size)
+        place = jnp.full(score.size, capacity, jnp.int32)
+        place = place.at[index].set(jnp.arange(size, dtype=jnp.int32)).reshape(score.shape)
+        hessian = _hessian(problem, eta, index, size)
+        diagonal = _spread_out(jnp.diagonal(hessian), place, jnp.mean(jnp.diagonal(hessian)))
+        metric = _metric(problem, diagonal)
+        root = jnp.sqrt(metric.ravel()[index])
+        lipschitz = _largest_eigenvalue(hessian / (root[:, None] * root[None, :]))
+        left = capacity - size
+        return cls(
+            index=jnp.pad(index, (0, left)),
+            place=place,
+            hessian=jnp.pad(hessian, ((0, left), (0, left))),
+            metric=metric,
+            lipschitz=lipschitz,
+        )
+
+    @property
+    def chosen(self) -> Bool[Array, "p1 K"]:
+        return self.place < self.index.size
+
+    def minimum(
+        self,
+        problem: Problem,
+        params: GLMParams,
+        gradient: GLMParams,
+        size: int,
+        damping: Float[Array, ""],
+    ) -> GLMParams:
+        """The minimum of the quadratic model plus the penalty, nearly."""
+        index, hessian = self.index[:size], self.hessian[:size, :size]
+        base = stacked(params)
+        start, slope = base.ravel()[index], stacked(gradient).ravel()[index]
+        lengths = 1 / ((self.lipschitz + damping) * self.metric)
+        length, lift = lengths.ravel()[index], damping * self.metric.ravel()[index]
+
+        def whole(entries: Float[Array, " c"]) -> Float[Array, "p1 K"]:
+            return _spread_out(entries, self.place, base)
+
+        def prox(entries: Float[Array, " c"]) -> Float[Array, " c"]:
+            moved = whole(entries)
+            coef = problem.prox(moved[:-1], lengths[:-1])
+            return jnp.concatenate([coef, moved[-1:]]).ravel()[index]
+
+        def bend(step: Float[Array, " c"]) -> Float[Array, " c"]:
+            return hessian @ step + lift * step
+
+        return unstacked(whole(minimise(bend, slope, prox, start, length)))
+
+
+def minimise(
+    bend: Callable,
+    slope: Float[Array, "*shape"],
+    prox: Callable,
+    start: Float[Array, "*shape"],
+    length: Float[Array, "*shape"],
+    most: int = 100,
+    share: float = 0.05,
+) -> Float[Array, "*shape"]:
+    r"""FISTA with restarts on :math:`slope \cdot d + \tfrac12 d \cdot bend(d)` plus a penalty, for
+    ``d`` from ``start``, until a step is ``share`` of the first one or ``most`` are done."""
+
+    def improve(state):
+        point, ahead, momentum, count, first, _ = state
+        new = prox(ahead - length * (slope + bend(ahead - start)))
+        back = (ahead - new) / length
+        uphill = jnp.sum(back * (new - point)) > 0
+        squared = jnp.sum(back * (ahead - new))
+        grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        inertia = jnp.where(uphill, 0, (momentum - 1) / grown)
+        first = jnp.where(count == 0, squared, first)
+        momentum = jnp.where(uphill, 1, grown)
+        return new, new + inertia * (new - point), momentum, count + 1, first, squared
+
+    def unfinished(state):
+        *_, count, first, squared = state
+        return (count < most) & (squared > share**2 * first)
+
+    one = jnp.ones((), start.dtype)
+    state = (start, start, one, jnp.zeros((), jnp.int32), 0 * one, one)
+    return jax.lax.while_loop(unfinished, improve, state)[0]
+
+
+def _spread_out(
+    entries: Float[Array, " c"], place: Int[Array, "p1 K"], outside: Float[Array, "..."]
+) -> Float[Array, "p1 K"]:
+    """Entries at their places in the parameters, ``outside`` elsewhere."""
+    size = entries.shape[0]
+    # A gather, not a scatter: it fuses with what is around it.
+    return jnp.where(place < size, entries[jnp.minimum(place, size - 1)], outside)
+
+
+def _hessian(
+    problem: Problem, eta: Float[Array, "K n"], index: Int[Array, " c"], size: int
+) -> Float[Array, "c c"]:
+    n_classes = eta.shape[0]
+    X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
+    scale = problem.coordinates.varying_scale
+    intercept = jnp.full((1, weight.size), problem.fit_intercept, eta.dtype)
+    # Transposed, rows of features are gathered as they lie.
+    features = jax.lax.optimization_barrier(jnp.concatenate([X.T, intercept]))
+    scale = jnp.concatenate([scale, jnp.ones_like(scale[:1])]).ravel()[index]
+    columns = features[index // n_classes] * scale[:, None]
+    label = index % n_classes
+    weighted = columns * weight[None, :]
+    if problem.shift_invariant:  # of the softmax it is diagonal but for one product
+        proba = problem.proba(eta)[label]
+        bent = weighted * proba
+        own = jnp.where(label[:, None] == label[None, :], bent @ columns.T, 0)
+        return own - bent @ (columns * proba).T
+    bends = problem.hessian(eta, y)
+    total = jnp.zeros((size, size), eta.dtype)
+    for other in range(n_classes):
+        product = (weighted * bends[other][label]) @ columns.T
+        total = jnp.where((label == other)[None, :], product, total)
+    return total
+
+
+def _metric(problem: Problem, diagonal: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+    """The diagonal as far as the penalty's prox allows steps of different lengths."""
+    least = jnp.finfo(diagonal.dtype).eps * jnp.max(diagonal)
+    diagonal = jnp.maximum(diagonal, jnp.where(least > 0, least, 1))
+    if not isinstance(problem.penalty, AbstractScalablePenalty):
+        return jnp.full_like(diagonal, jnp.max(diagonal))
+    coordinates = problem.coordinates
+    root = jnp.sqrt(diagonal[:-1]) / coordinates.scale
+    common = problem.penalty.common_scale(coordinates.split(root))
+    squared = jnp.square(stack_rows(common) * coordinates.scale)
+    return jnp.concatenate([squared, diagonal[-1:]])
+
+
+def _largest_eigenvalue(matrix: Float[Array, "c c"]) -> Float[Array, ""]:
+    def multiply(_, vector):
+        product = matrix @ vector
+        return product / jnp.maximum(jnp.linalg.norm(product), jnp.finfo(matrix.dtype).tiny)
+
+    start = 1.1 + jnp.sin(jnp.arange(matrix.shape[0], dtype=matrix.dtype))
+    vector = jax.lax.fori_loop(0, _POWER_STEPS, multiply, start)
+    largest = _POWER_MARGIN * jnp.linalg.norm(matrix @ vector)
+    return jnp.where(largest > 0, largest, 1)

@@ -1,0 +1,219 @@
+"""Every answer of a path against its own fit and the oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import build, in_float64, model, relative_gap, small
+
+import glmcore
+
+MASK = np.zeros((3, 4, 3), int)
+MASK[0, :2] = MASK[1, 2, :2] = MASK[2, 3] = 1  # (2, 2) is in no group
+KINDS = {
+    "Ridge": ("Ridge", 1.0),
+    "Lasso": ("Lasso", 1.0),
+    "ElasticNet": ("ElasticNet", 2.0, 0.7),
+    "GroupLasso": ("GroupLasso", 1.0),
+    "GroupLasso with a mask": ("GroupLasso", np.array([1.0, 2.0, 0.5]), MASK),
+    "Lasso with free entries": ("Lasso", np.array([[0.0], [1.0], [2.0], [1.0]])),
+}
+
+
+def at(path, i):
+    """One answer of a path."""
+    take = jax.tree.map(lambda leaf: leaf[i], (path.params, path.objective, path.status))
+    return take
+
+
+def stronger(kind, args, factor):
+    strength, *rest = args
+    return build(kind, factor * np.asarray(strength), *rest)
+
+
+def assert_own_fit(path, i, kind, args, X, y, weight=None, **kwargs):
+    penalty, twin = stronger(kind, args, float(path.strengths[i]))
+    params, objective, _ = at(path, i)
+    own = glmcore.fit(model(penalty, **kwargs), X, y, sample_weight=weight)
+    assert bool(path.converged[i]) and bool(own.converged)
+    np.testing.assert_allclose(objective, own.objective, rtol=1e-8)
+    for found, expected in zip(in_float64(params), in_float64(own.params)):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    return twin, params
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_answer_is_that_of_its_own_fit(name, x64):
+    (kind, *args), (X, y) = KINDS[name], small()
+    weight = np.random.default_rng(1).integers(0, 3, len(y)).astype(float)
+    glm = model(stronger(kind, args, 1.0)[0])
+    path = glmcore.regularization_path(glm, X, y, n_strengths=12, min_ratio=1e-2, sample_weight=weight)
+    assert path.strengths.shape == path.objective.shape == path.nonzeros.shape == (12,)
+    assert path.params.coef.shape == (12, 4, 3) and path.params.intercept.shape == (12, 3)
+    np.testing.assert_allclose(path.strengths[-1] / path.strengths[0], 1e-2)
+    np.testing.assert_array_equal(path.nonzeros, (np.asarray(path.params.coef) != 0).sum(axis=(1, 2)))
+    assert np.all(path.optimality <= 1e-8)
+    for i in (0, 4, 11):
+        twin, params = assert_own_fit(path, i, kind, args, X, y, weight)
+        assert oracle.kkt_residual(twin, *in_float64(params), X, y, weight) <= 2e-8
+
+
+@pytest.mark.parametrize("name", list(KINDS)[1:])
+def test_it_begins_where_the_first_coefficient_leaves_zero(name, x64):
+    (kind, *args), (X, y) = KINDS[name], small()
+    path = glmcore.regularization_path(model(stronger(kind, args, 1.0)[0]), X, y, n_strengths=2, min_ratio=0.99)
+    held = np.asarray(args[0]) > 0 if kind == "Lasso" else np.bool_(True)
+    held = MASK.any(axis=0) if name == "GroupLasso with a mask" else np.broadcast_to(held, (4, 3))
+    coef = np.asarray(path.params.coef)
+    assert np.all(coef[0][held] == 0) and np.any(coef[1][held] != 0)
+    assert np.all(coef[0][~held] != 0)
+
+
+def test_ridge_begins_at_a_thousand_times_the_lasso(x64):
+    X, y = small()
+    ridge, lasso = (glmcore.regularization_path(model(p(2.0)), X, y, n_strengths=2) for p in (glmcore.Ridge, glmcore.Lasso))
+    np.testing.assert_allclose(ridge.strengths, 1000 * lasso.strengths, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """More features than a working set begins with, few of them of use."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 300))
+    X[:, 1:] += 0.5 * X[:, :-1]
+    coef = np.zeros((300, 3))
+    coef[:9] = rng.standard_normal((9, 3))
+    return X, np.argmax(X @ coef + rng.gumbel(size=(400, 3)), axis=1)
+
+
+LEFT_OUT = [
+    pytest.param("Lasso", (1.0,), id="Lasso"),
+    pytest.param("GroupLasso", (np.linspace(0.5, 2, 300),), id="GroupLasso", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("kind, args", LEFT_OUT)
+def test_features_that_are_left_out_are_checked(kind, args, wide, x64):
+    X, y = wide
+    path = glmcore.regularization_path(model(stronger(kind, args, 1.0)[0]), X, y, n_strengths=16, min_ratio=0.02)
+    assert np.all(path.converged) and np.all(path.optimality <= 1e-8)
+    assert path.nonzeros[0] == 0 and path.nonzeros[-1] > 200
+    for i in (5, 15):
+        twin, params = stronger(kind, args, float(path.strengths[i]))[1], at(path, i)[0]
+        assert oracle.kkt_residual(twin, *in_float64(params), X, y) <= 2e-8
+    assert_own_fit(path, 15, kind, args, X, y)
+
+
+@pytest.mark.slow
+def test_float32_and_features_in_parts(wide):
+    X, y = wide
+    parts = {"left": X[:, :100].astype(np.float32), "right": X[:, 100:].astype(np.float32)}
+    strengths = {"left": 1.0, "right": np.linspace(0.5, 2.0, 200)[:, None]}
+    path = glmcore.regularization_path(model(glmcore.Lasso(strengths)), parts, y, n_strengths=10, min_ratio=0.05)
+    assert {k: v.shape for k, v in path.params.coef.items()} == {"left": (10, 100, 3), "right": (10, 200, 3)}
+    assert np.all(path.converged) and path.params.intercept.dtype == np.float32
+    twin = build("Lasso", float(path.strengths[-1]) * np.vstack([np.ones((100, 1)), strengths["right"]]))[1]
+    own = glmcore.fit(model(glmcore.Lasso(jax.tree.map(lambda s: float(path.strengths[-1]) * s, strengths))), parts, y)
+    assert abs(relative_gap(twin, at(path, -1)[0], X, y, oracle.objective(twin, *in_float64(own.params), X, y))) <= 1e-6
+
+
+def test_features_in_parts(x64):
+    X, y = small()
+    parts, weights = {"left": X[:, :1], "right": X[:, 1:]}, np.array([[1.0], [2.0], [0.5], [1.0]])
+    strength = {"left": weights[:1], "right": weights[1:]}
+    path = glmcore.regularization_path(model(glmcore.Lasso(strength)), parts, y, n_strengths=5, min_ratio=0.05)
+    whole = glmcore.regularization_path(model(glmcore.Lasso(weights)), X, y, n_strengths=5, min_ratio=0.05)
+    assert {k: v.shape for k, v in path.params.coef.items()} == {"left": (5, 1, 3), "right": (5, 3, 3)}
+    np.testing.assert_allclose(path.strengths, whole.strengths)
+    np.testing.assert_allclose(np.concatenate(list(path.params.coef.values()), axis=1), whole.params.coef, atol=1e-7)
+
+
+def test_strengths_in_any_order(x64):
+    X, y = small()
+    glm, strengths = model(glmcore.Lasso(2.0)), np.array([0.01, 0.2, 0.05])
+    path = glmcore.regularization_path(glm, X, y, strengths)
+    np.testing.assert_array_equal(path.strengths, strengths)
+    for i in range(3):
+        assert_own_fit(path, i, "Lasso", (2.0,), X, y)
+
+
+@pytest.mark.parametrize("solver", [glmcore.ProximalGradient(tol=1e-10), glmcore.ProximalNewton(tol=1e-10)], ids=lambda s: type(s).__name__)
+def test_another_solver(solver, x64):
+    X, y = small()
+    path = glmcore.regularization_path(model(glmcore.Lasso()), X, y, n_strengths=5, min_ratio=0.1, solver=solver)
+    assert np.all(path.converged) and np.all(path.optimality <= 1e-10)
+    assert_own_fit(path, 4, "Lasso", (1.0,), X, y)
+
+
+def test_without_intercept_and_with_a_link(x64):
+    X, y = small()
+    plain = glmcore.regularization_path(model(glmcore.Lasso(), fit_intercept=False), X, y, n_strengths=4, min_ratio=0.1)
+    assert plain.nonzeros[0] == 0 and np.all(plain.params.intercept == 0)
+    assert_own_fit(plain, 3, "Lasso", (1.0,), X, y, fit_intercept=False)
+
+    def link(eta):
+        return jax.nn.log_softmax(2 * eta)
+
+    linked = glmcore.regularization_path(model(glmcore.Lasso(), inverse_link=link), X, y, n_strengths=4, min_ratio=0.1)
+    own = model(glmcore.Lasso())
+    same = glmcore.regularization_path(own, X, y, linked.strengths / 2)
+    assert linked.nonzeros[0] == 0 and linked.nonzeros[1] > 0
+    np.testing.assert_allclose(2 * linked.params.coef, same.params.coef, atol=1e-5)
+
+
+def test_a_class_without_weight(x64):
+    X, y = small()
+    weight = (y < 2).astype(float)
+    path = glmcore.regularization_path(model(glmcore.Lasso()), X, y, n_strengths=3, min_ratio=0.1, sample_weight=weight)
+    assert np.all(path.converged) and np.all(path.params.coef[:, :, 2] == 0)
+    assert all(bool(at(path, i)[2] == glmcore.Status.missing_class) for i in range(3))
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(), glmcore.Ridge()], ids=["Lasso", "Ridge"])
+def test_under_jit_and_vmap(penalty, x64):
+    X, y = small()
+    weights = np.random.default_rng(2).integers(1, 4, (2, len(y))).astype(float)
+
+    @jax.jit
+    @jax.vmap
+    def paths(weight):
+        return glmcore.regularization_path(model(penalty), jnp.asarray(X), jnp.asarray(y), n_strengths=4, min_ratio=0.05, sample_weight=weight)
+
+    batch = paths(jnp.asarray(weights))
+    for lane in range(2):
+        single = glmcore.regularization_path(model(penalty), X, y, n_strengths=4, min_ratio=0.05, sample_weight=weights[lane])
+        np.testing.assert_allclose(batch.strengths[lane], single.strengths, rtol=1e-10)
+        np.testing.assert_allclose(batch.params.coef[lane], single.params.coef, atol=1e-5)
+        assert np.all(batch.converged[lane])
+
+
+def test_other_values_add_no_program(programs):
+    X, y = small()
+    glmcore.regularization_path(model(glmcore.Lasso()), X, y, n_strengths=6)
+    with programs:
+        glmcore.regularization_path(model(glmcore.Lasso(0.5)), 2 * X[:50], y[:50], n_strengths=6, min_ratio=0.1)
+    assert programs.compiled == 0
+
+
+def test_what_is_refused():
+    X, y = small()
+    lasso = model(glmcore.Lasso())
+    for penalty in (glmcore.UnRegularized(),):
+        with pytest.raises(ValueError, match="needs a penalty with a strength .* found UnRegularized"):
+            glmcore.regularization_path(model(penalty), X, y)
+    for kwargs, message in (
+        ({"strengths": [0.1, -1.0]}, "strengths must be finite and positive"),
+        ({"strengths": [[0.1]]}, r"strengths must be 1-D and not empty, found shape \(1, 1\)"),
+        ({"n_strengths": 0}, "n_strengths must be a positive whole number, found 0"),
+        ({"min_ratio": 2.0}, "min_ratio must lie between 0 and 1, found 2.0"),
+        ({"solver": glmcore.LBFGS()}, "LBFGS needs a differentiable penalty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            glmcore.regularization_path(lasso, X, y, **kwargs)
+
+
+def test_no_feature_of_use():
+    X, y = small()
+    path = glmcore.regularization_path(model(glmcore.Lasso()), np.zeros_like(X), y, n_strengths=3)
+    assert np.all(path.converged) and np.all(path.nonzeros == 0) and np.all(np.isfinite(path.strengths))
