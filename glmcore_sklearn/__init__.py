@@ -4,6 +4,18 @@ from glmcore_sklearn.classifier import ClassifierGLM, StepResult
 from glmcore_sklearn.labels import ClassesNotSetError
 from glmcore_sklearn.logistic import LogisticRegression
 from glmcore_sklearn.names import SolverSpec
+from glmcore_sklearn.path import RegularizationPath, regularization_path
+from glmcore_sklearn.path_display import RegularizationPathDisplay
 from glmcore_sklearn.persistence import load_model
 
-__all__ = ["ClassesNotSetError", "ClassifierGLM", "LogisticRegression", "SolverSpec", "StepResult", "load_model"]
+__all__ = [
+    "ClassesNotSetError",
+    "ClassifierGLM",
+    "LogisticRegression",
+    "RegularizationPath",
+    "RegularizationPathDisplay",
+    "SolverSpec",
+    "StepResult",
+    "load_model",
+    "regularization_path",
+]
