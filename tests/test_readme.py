@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
+
+matplotlib.use("agg")
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-NAMES = ["training_loop", "estimator", "vmap", "sharding", "batches"]
+NAMES = ["training_loop", "estimator", "vmap", "path", "sharding", "batches"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
