@@ -61,6 +61,8 @@ class RegularizationPath:
         model.set_classes(self.classes_)
         model.coef_ = jax.tree.map(lambda coef: coef[index], self.coef_)
         model.intercept_ = self.intercept_[index]
+        if self.feature_names_in_ is not None:
+            model.feature_names_in_ = self.feature_names_in_
         return model
 
 
