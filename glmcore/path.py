@@ -107,7 +107,7 @@ def regularization_path(
     min_ratio : float, default 1e-3
         The smallest of them over the largest, between 0 and 1.
     solver : AbstractSolver, optional
-        Default: that of :func:`fit`.
+        Default: ProximalNewton for the sparse penalties, that of :func:`fit` for Ridge.
     sample_weight : array of shape (n,), optional
         Weights of the rows, not negative.
 
@@ -172,10 +172,12 @@ class _Path(eqx.Module):
 
     @classmethod
     def of(cls, model: GLM, X: PyTree, y: Any, weight: Any, solver: Any) -> "_Path":
-        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
-        if solver is None:
+        if solver is None and model.penalty.smooth:
+            n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
             n_params = (n_features + 1) * model.observations.n_outputs
             solver = default_solver(model.penalty, n_params)
+        elif solver is None:
+            solver = ProximalNewton()
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
         if model.fit_intercept:

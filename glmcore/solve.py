@@ -13,8 +13,8 @@ from glmcore.params import GLMParams
 from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
-from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
-from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
+from glmcore.penalties import AbstractPenalty
+from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.tree import is_concrete
 
@@ -26,9 +26,8 @@ _NEWTON_PARAMS = 128
 def default_solver(penalty: AbstractPenalty, n_params: Optional[int] = None) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
-    LBFGS, or ProximalGradient if the penalty is not smooth.  In a fit, whose number of parameters
-    (p K + K) is known: Newton up to 128 of them, and ProximalNewton if the penalty is one of
-    the library's that is not smooth.
+    ProximalGradient if the penalty is not smooth, else LBFGS, but Newton for a fit of at most
+    128 parameters (p K + K).
 
     Examples
     --------
@@ -39,8 +38,7 @@ def default_solver(penalty: AbstractPenalty, n_params: Optional[int] = None) -> 
     'Newton'
     """
     if not penalty.smooth:
-        known = isinstance(penalty, AbstractScalablePenalty)
-        return ProximalNewton() if known and n_params is not None else ProximalGradient()
+        return ProximalGradient()
     return LBFGS() if n_params is None or n_params > _NEWTON_PARAMS else Newton()
 
 

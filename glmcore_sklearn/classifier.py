@@ -57,8 +57,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     solver_name : str, optional
         ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
         for smooth penalties, ``"ProximalGradient"``, ``"ProximalNewton"``, ``"ProxSVRG"`` for all.
-        Default: LBFGS, or Newton in a fit of at most 128 parameters; if the penalty is not
-        smooth, ProximalNewton in a fit and ProximalGradient in updates.
+        Default: ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of
+        at most 128 parameters.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or

@@ -12,10 +12,6 @@ import glmcore
 from glmcore_sklearn import labels, names
 
 
-#: What only the defaults of the table take, and not those that a fit chooses by shape.
-_OF_THE_TABLE = {"memory", "stepsize"}
-
-
 class _Parameter:
     """A constructor argument: kept as it was passed, read as what it stands for."""
 
@@ -175,7 +171,7 @@ class ConfiguredGLM(BaseEstimator):
     def _solver(self, n_params=None, state=None):
         """The solver of a fit of so many parameters, or of a state."""
         given, solver_kwargs = vars(self)["solver_name"], vars(self)["solver_kwargs"]
-        if isinstance(solver_kwargs, dict) and not solver_kwargs.keys().isdisjoint(_OF_THE_TABLE):
+        if isinstance(solver_kwargs, dict) and "memory" in solver_kwargs:  # one default has any
             n_params = None
         kind = names.solver_class(given, self.regularizer, n_params, state)
         return names.make_solver(kind, solver_kwargs)

@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import glmcore
+from glmcore_sklearn import names
 from glmcore_sklearn.classifier import ClassifierGLM
 
 
@@ -121,8 +122,12 @@ def regularization_path(
     model = clone(estimator)
     batch = model._first_batch(X, y, sample_weight, keep_classes=False)
     glm = model._model()
-    n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
-    solver = model._solver(n_params=(n_features + 1) * len(model.classes_))
+    given = model.get_params()
+    if given["solver_name"] is None and not glm.penalty.smooth:
+        solver = names.make_solver(glmcore.ProximalNewton, given["solver_kwargs"])
+    else:
+        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
+        solver = model._solver(n_params=(n_features + 1) * len(model.classes_))
     found = glmcore.regularization_path(
         glm,
         batch.features.X,

@@ -13,7 +13,7 @@ from glmcore.solvers.base import as_float, as_int
 
 
 class ProximalGradient(AbstractAccelerated):
-    """Accelerated proximal gradient (FISTA): for any penalty with a proximal operator.
+    """Accelerated proximal gradient (FISTA): the default for penalties that are not smooth.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class ProximalNewtonCache(eqx.Module):
 
 
 class ProximalNewton(AbstractSolver):
-    """Proximal Newton on a working set: the default for penalties that are not smooth.
+    """Proximal Newton on a working set, for penalties that are not smooth: the default of a path.
 
     A step minimises the loss to second order plus the penalty, over the entries that are not
     zero and those next to become so, by FISTA on their Hessian (Lee, Sun & Saunders, 2014), and
