@@ -19,7 +19,7 @@ from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
 from glmcore.rows import row_squares, row_sums
 from glmcore.rounding import compensated_sum, two_product_error
-from glmcore.tree import safe_sqrt
+from glmcore.tree import safe_sqrt, where_needed
 
 #: Roundings of the centre below which a deviation may be no deviation at all.
 CENTRE_ROUNDINGS = 1000
@@ -53,9 +53,11 @@ class Coordinates(eqx.Module):
         n_outputs: int,
         fit_intercept: bool,
         centre: Optional[Float[Array, " p"]] = None,
+        in_lanes: bool = False,
     ) -> tuple["Coordinates", Float[Array, "n p"]]:
         """Centre and scale of ``X`` under ``weight``, as far as ``penalty`` allows, and the
-        centred features; with ``centre``, ``X`` has been centred by it before."""
+        centred features; with ``centre``, ``X`` has been centred by it before.  ``in_lanes``
+        costs less under vmap and cannot be differentiated."""
         leaves, structure = jax.tree.flatten(X)
         widths = tuple(leaf.shape[1] for leaf in leaves)
         features, share = stack_columns(X), weight / jnp.sum(weight)
@@ -64,7 +66,7 @@ class Coordinates(eqx.Module):
             features = features - centre[None, :]
         elif centre is None:
             centre = jnp.zeros(features.shape[1], features.dtype)
-        deviation = _deviation(features, centre, weight, share, fit_intercept)
+        deviation = _deviation(features, centre, weight, share, fit_intercept, in_lanes)
         return cls.of(centre, deviation, penalty, n_outputs, structure, widths), features
 
     @classmethod
@@ -137,6 +139,7 @@ def _deviation(
     weight: Float[Array, " n"],
     share: Float[Array, " n"],
     fit_intercept: bool,
+    in_lanes: bool,
 ) -> Float[Array, " p"]:
     """Standard deviation of each centred feature, exactly 0 for one that does not vary."""
     info = jnp.finfo(features.dtype)
@@ -145,7 +148,7 @@ def _deviation(
     noise = jnp.square(CENTRE_ROUNDINGS * info.eps * centre)
     doubtful = ~((second > jnp.maximum(noise, info.tiny / info.eps)) & jnp.isfinite(second))
 
-    def look_closer():
+    def look_closer(features, weight, share):
         used = (weight > 0)[:, None]
         low = jnp.min(jnp.where(used, features, jnp.inf), axis=0)
         high = jnp.max(jnp.where(used, features, -jnp.inf), axis=0)
@@ -159,7 +162,12 @@ def _deviation(
         constant = (low == high) | (deviation < jnp.sqrt(info.tiny))
         return jnp.where(constant, 0, deviation)
 
-    closer = jax.lax.cond(jnp.any(doubtful), look_closer, lambda: jnp.zeros_like(second))
+    rows = (features, weight, share)
+    if in_lanes:
+        closer = where_needed(jnp.any(doubtful), look_closer, *rows)
+    else:
+        zero = jnp.zeros_like(second)
+        closer = jax.lax.cond(jnp.any(doubtful), look_closer, lambda *_: zero, *rows)
     return jnp.where(doubtful, closer, safe_sqrt(second))
 
 

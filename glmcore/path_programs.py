@@ -112,7 +112,7 @@ def run_piece(
     model, solver = in_dtype((model, solver), weight.dtype)
     whole = make_problem(model, X, y, weight, centre, False)
     part = whole if index is None else whole.on_features(index)
-    measure = yardstick(whole, solver)
+    measure = yardstick(whole, solver, whole.null_optimality())
 
     def chosen(params: GLMParams) -> GLMParams:
         return params if index is None else GLMParams(params.coef[index], params.intercept)

@@ -24,6 +24,7 @@ from glmcore.problem import Problem
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
+from glmcore.tree import where_needed
 
 #: Share of tol that bounds the predicted relative distance of the objective to its minimum.
 _GAP_PER_TOL = 0.01
@@ -42,17 +43,20 @@ class Task(eqx.Module):
         dtype = self.problem.weight.dtype
         return jnp.maximum(self.solver.tol, 4 * jnp.finfo(dtype).eps)
 
+    def arrived(self, progress: Standing) -> Bool[Array, ""]:
+        """Whether residual and predicted gap are within the tolerance."""
+        near = progress.gap <= _GAP_PER_TOL * self.tol * jnp.abs(progress.objective)
+        return (progress.optimality <= self.tol * self.yardstick) & near
+
     def status(self, run: "Run") -> Status:
         """Why the run ends here, or ``running``."""
-        progress, tol = run.cache.progress, self.tol
-        arrived = progress.optimality <= tol * self.yardstick
-        arrived &= progress.gap <= _GAP_PER_TOL * tol * jnp.abs(progress.objective)
+        progress = run.cache.progress
         finite = jnp.isfinite(progress.objective) & jnp.isfinite(progress.optimality)
         status = Status.running
         for condition, reason in (
             (run.n_iter >= self.solver.maxiter, Status.out_of_steps),
             (progress.stalled, Status.stalled),
-            (arrived, Status.converged),
+            (self.arrived(progress), Status.converged),
             (self._vanished(progress), Status.separable),
             (~finite, Status.nonfinite),
         ):
@@ -70,11 +74,8 @@ class Task(eqx.Module):
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         # A bound on the residual had arrived and the residual itself has not, by its rounding.
         status = Status.where(status == Status.running, Status.stalled, status)
-        separable = jax.lax.cond(
-            problem.penalty_value(run.params.coef) == 0,
-            lambda: problem.separable(run.params),
-            lambda: jnp.zeros((), bool),
-        )
+        unpenalised = problem.penalty_value(run.params.coef) == 0
+        separable = where_needed(unpenalised, Problem.separable, problem, run.params)
         status = Status.where(separable, Status.separable, status)
         user = problem.coordinates.to_user(run.params)
         finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
@@ -98,17 +99,24 @@ def start(
     problem: Problem, init_params: Optional[GLMParams], solver: AbstractSolver
 ) -> tuple[Task, Run]:
     """The fit before its first step."""
-    params, eta = problem.null_params(), problem.null_predictor()
-    if init_params is not None:
-        params = problem.start(problem.coordinates.from_user(init_params))
-        if problem.shift_invariant:  # a level far from zero would cost digits
-            level = jnp.mean(params.intercept, where=problem.present)
-            params = GLMParams(problem.level(params.coef), params.intercept - level)
-        eta = problem.predictor(params)
+    params = starting_params(problem, init_params)
+    eta = problem.null_predictor() if init_params is None else problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
-    task = Task(problem, solver, yardstick(problem, solver))
+    task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
     return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
+
+
+def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMParams:
+    """The null model, or the user's parameters in the coordinates of ``problem``."""
+    if init_params is None:
+        return problem.null_params()
+    params = problem.start(problem.coordinates.from_user(init_params))
+    if not problem.shift_invariant:
+        return params
+    # A level far from zero would cost digits.
+    level = jnp.mean(params.intercept, where=problem.present)
+    return GLMParams(problem.level(params.coef), params.intercept - level)
 
 
 def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
@@ -128,7 +136,11 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
 def finish(task: Task, run: Run) -> FitResult:
     """What a fit that ends here returns."""
     progress = task.solver.finish(task.problem, run.params, run.cache)
-    run = eqx.tree_at(lambda r: r.cache.progress, run, progress)
+    return conclude(task, eqx.tree_at(lambda r: r.cache.progress, run, progress))
+
+
+def conclude(task: Task, run: Run) -> FitResult:
+    """The result of a run whose residual is exact."""
     status = task.final_status(run)
     left_out = (status == Status.converged) & ~jnp.all(task.problem.present)
     status = Status.where(left_out, Status.missing_class, status)
@@ -156,10 +168,11 @@ def _solver_state(task: Task, run: Run) -> SolverState:
     )
 
 
-def yardstick(problem: Problem, solver: AbstractSolver) -> Float[Array, ""]:
+def yardstick(
+    problem: Problem, solver: AbstractSolver, null: Float[Array, ""]
+) -> Float[Array, ""]:
     """What optimality residuals are relative to: the null model's, unless ``tol`` of that is
     less than the rounding error of a gradient."""
-    null = problem.null_optimality()
     return jnp.maximum(null, problem.rounding / jnp.maximum(solver.tol, jnp.finfo(null.dtype).eps))
 
 
@@ -189,6 +202,11 @@ def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]
 
 @eqx.filter_jit
 def run_fit(model, X, y, weight, centre, init_params, solver) -> FitResult:
+    return fit_once(model, X, y, weight, centre, init_params, solver)
+
+
+def fit_once(model, X, y, weight, centre, init_params, solver) -> FitResult:
+    """One fit from beginning to end."""
     task, run = _start(model, X, y, weight, centre, init_params, solver)
     return finish(task, advance(task, run, task.solver.maxiter))
 
@@ -273,7 +291,7 @@ def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     eta = problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
-    task = Task(problem, solver, yardstick(problem, solver))
+    task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
     return _solver_state(task, Run(params, state, cache, jnp.zeros((), jnp.int32)))
 
 

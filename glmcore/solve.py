@@ -10,6 +10,7 @@ from glmcore.checks import check_data, check_params, check_penalty, check_state
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
+from glmcore.many import run_many
 from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
@@ -56,7 +57,9 @@ def fit(
 
     Compiled once per types, dtypes and shapes: other data, weights, strengths, tolerances or
     iteration limits run the same program, and so do other numbers of rows up to the next
-    bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets.
+    bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets: there
+    fits with a smooth penalty and the default solver (or LBFGS) go side by side, in chunks that
+    bound the memory, and fits that share X share its products; others go one after the other.
 
     Parameters
     ----------
@@ -101,7 +104,8 @@ def fit(
     Array([[-0.372,  0.372]], dtype=float32)
     """
     X, y, weight = check_data(model, X, y, sample_weight)
-    solver = default_solver(model.penalty, _n_params(model, X)) if solver is None else solver
+    chosen = solver is not None
+    solver = solver if chosen else default_solver(model.penalty, _n_params(model, X))
     check_solver(solver, model.penalty)
     check_penalty(model, X)
     if init_params is not None:
@@ -109,6 +113,10 @@ def fit(
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
     given = X
     X, y, weight = settled_rows(X, y, weight)
+    args = (model, X, y, weight, init_params, solver)
+    if callback is None and not is_concrete(args):
+        side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
+        return run_many(*args, side_by_side)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)
     else:

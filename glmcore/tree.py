@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
@@ -41,6 +42,34 @@ def tree_sub(a: PyTree, b: PyTree) -> PyTree:
 def tree_where(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
     """``a`` where the condition holds, else ``b``, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def where_needed(
+    needed: Bool[Array, ""], function: Callable[..., PyTree], *args: PyTree
+) -> PyTree:
+    """``function(*args)`` if it is needed, else zeros.
+
+    A ``cond`` of which vmap does not make a ``select``: of a batch it is computed if one of
+    them needs it.
+    """
+    arrays, static = eqx.partition(args, eqx.is_array)
+
+    def compute(arrays):
+        return function(*eqx.combine(arrays, static))
+
+    @jax.custom_batching.custom_vmap
+    def choose(needed, arrays):
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(compute, arrays))
+        return jax.lax.cond(needed, compute, lambda _: zeros, arrays)
+
+    @choose.def_vmap
+    def of_batch(axis_size, in_batched, needed, arrays):
+        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[1])
+        batch = jax.vmap(compute, in_axes=(axes,), axis_size=axis_size)
+        result = where_needed(jnp.any(needed), batch, arrays)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return choose(needed, arrays)
 
 
 def is_concrete(tree: PyTree) -> bool:

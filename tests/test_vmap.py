@@ -95,6 +95,43 @@ def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     assert is_status(glmcore.fit(glm, X[1], y[1]), "nonfinite")
 
 
+def test_data_sets_by_folds(x64):
+    """Lanes of lanes: folds of each of several data sets, the inner ones sharing features."""
+    glm = model(glmcore.Ridge(0.05))
+    X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
+    weights = np.random.default_rng(0).integers(0, 3, (2, 60)).astype(float)
+
+    def folds(X, y):
+        return jax.vmap(lambda w: glmcore.fit(glm, X, y, sample_weight=w))(jnp.asarray(weights))
+
+    batch = over(folds)(X, y)
+    for lane, fold in ((0, 1), (2, 0)):
+        single = glmcore.fit(glm, *lanes()[lane], sample_weight=weights[fold])
+        agree(of_lane(batch, lane), fold, single)
+
+
+def test_weights_far_from_the_shared_centre(x64):
+    """Blocks of rows: a feature that grows with time is far from its mean in every one of them,
+    and others vary in some blocks only."""
+    rng, time = np.random.default_rng(0), np.arange(300)
+    parts = (time, rng.standard_normal(300), time % 50 == 0, time // 100)
+    X, y = np.column_stack(parts).astype(float), rng.integers(0, 3, 300)
+    glm, weights = model(glmcore.Ridge(0.05)), np.repeat(np.eye(10), 30, axis=1)
+    shared = jnp.asarray(X), jnp.asarray(y)
+    batch = over(lambda w: glmcore.fit(glm, *shared, sample_weight=w))(jnp.asarray(weights))
+    for lane in (0, 3, 9):
+        agree(batch, lane, glmcore.fit(glm, X, y, sample_weight=weights[lane]))
+
+
+def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
+    monkeypatch.setitem(glmcore.many._CHUNK_BYTES, "cpu", 20_000)
+    glm, (X, _) = model(glmcore.Ridge(0.05)), small()
+    labels = np.stack([small(seed=seed)[1] for seed in range(8)])
+    batch = over(lambda y: glmcore.fit(glm, jnp.asarray(X), y))(jnp.asarray(labels))
+    for lane in (0, 4, 7):
+        agree(batch, lane, glmcore.fit(glm, X, labels[lane]))
+
+
 def test_update_over_lanes(x64):
     glm = model(glmcore.Ridge(0.05))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))

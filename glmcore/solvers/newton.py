@@ -60,19 +60,7 @@ def _by_factor(
     """The direction from a Cholesky factor of the Hessian."""
     stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T
     (K, p), size = stacked.shape, stacked.size
-    sample = Sample.of(problem, eta, _DENSE_ROWS)
-
-    def class_rows(hessian: Float[Array, "K m"]) -> Float[Array, "p K p"]:
-        bent = (sample.weight[None, :] * hessian)[:, :, None] * sample.design[None]
-        return jnp.einsum("mp,lmq->plq", sample.design, bent)
-
-    at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
-    hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
-    hessian = hessian + jnp.diag(sample.penalty.T.ravel())
-    diagonal = jnp.diagonal(hessian).reshape(K, p)
-    if problem.shift_invariant:  # the loss is flat along the level of the classes
-        level = jnp.where(problem.present, 1 / jnp.sum(problem.present), 0).astype(eta.dtype)
-        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(jnp.sum(diagonal, axis=0)))
+    hessian = dense_hessian(problem, eta)
     hessian = hessian + damping * tree_norm(gradient) * jnp.eye(size, dtype=eta.dtype)
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
     diagonal = jnp.diagonal(hessian)
@@ -86,6 +74,26 @@ def _by_factor(
     usable = jnp.all(jnp.isfinite(newton))
     newton = -(jnp.where(usable, newton, scaled) / length).reshape(K, p).T
     return GLMParams(newton[:-1], newton[-1])
+
+
+def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d d"]:
+    """The Hessian where the linear predictor is ``eta``, class by class and in each the intercept
+    last; bent up where the loss is flat along the level of the classes."""
+    sample = Sample.of(problem, eta, _DENSE_ROWS)
+    (p, K), size = sample.penalty.shape, sample.penalty.size
+
+    def class_rows(hessian: Float[Array, "K m"]) -> Float[Array, "p K p"]:
+        bent = (sample.weight[None, :] * hessian)[:, :, None] * sample.design[None]
+        return jnp.einsum("mp,lmq->plq", sample.design, bent)
+
+    at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
+    hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
+    hessian = hessian + jnp.diag(sample.penalty.T.ravel())
+    diagonal = jnp.diagonal(hessian).reshape(K, p)
+    if problem.shift_invariant:  # the loss is flat along the level of the classes
+        level = jnp.where(problem.present, 1 / jnp.sum(problem.present), 0).astype(eta.dtype)
+        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(jnp.sum(diagonal, axis=0)))
+    return hessian
 
 
 class _Solution(eqx.Module):

@@ -1,0 +1,369 @@
+"""Many fits of one shape, solved together.
+
+What differs between the fits has a leading axis of lanes, what they share has none; features
+that they share are multiplied by the coefficients of all lanes in one product.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from glmcore.coordinates import Coordinates
+from glmcore.dense import DenseProblem
+from glmcore.lockstep import Lockstep, PerLane, Points, descend
+from glmcore.params import GLMParams
+from glmcore.problem import Problem
+from glmcore.programs import Run, Task, conclude, in_dtype, starting_params, yardstick
+from glmcore.results import FitResult
+from glmcore.solvers.base import Standing
+from glmcore.solvers.newton import dense_hessian
+
+#: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
+#: lanes from which it pays.
+_DENSE_PARAMS = 1024
+_DENSE_LANES = 8
+#: Share of the second moment around a shared centre below which a variance is in doubt, and the
+#: roundings of the centre that it must exceed.
+_LEAST_SHARE = 1e-2
+_NOISE = 1e-4
+
+
+class Lane(NamedTuple):
+    """One fit but for its features: its problem in the coordinates in which it is solved, and
+    the coordinates in which its residual is measured (None: the same)."""
+
+    model: Any
+    solver: Any
+    init_params: Any
+    y: Any
+    weight: Any
+    present: Any
+    coordinates: Any
+    own: Any
+
+    def problem(self, features: Float[Array, "n p"]) -> Problem:
+        return DenseProblem(
+            X=features,
+            y=self.y,
+            weight=self.weight,
+            present=self.present,
+            coordinates=self.coordinates,
+            observations=self.model.observations,
+            penalty=self.model.penalty,
+            inverse_link=self.model.inverse_link,
+            fit_intercept=self.model.fit_intercept,
+        )
+
+
+class Design(eqx.Module):
+    """Centred features and the intercept's column, row by row and column by column: each
+    product has the layout in which it is fastest."""
+
+    rows: Float[Array, "*L n p1"]
+    columns: Float[Array, "*L p1 n"]
+
+    @classmethod
+    def of(cls, features: Float[Array, "*L n p"], fit_intercept: bool) -> "Design":
+        ones = jnp.full_like(features[..., :1], fit_intercept)
+        rows = jnp.concatenate([features, ones], axis=-1)
+        return cls(rows, jnp.swapaxes(rows, -1, -2))
+
+    @property
+    def axis(self) -> Optional[int]:
+        """The axis of lanes, if every lane has features of its own."""
+        return 0 if self.rows.ndim == 3 else None
+
+    def forward(self, points: Points) -> Float[Array, "L K n"]:
+        product = "lkp,pn->lkn" if self.axis is None else "lkp,lpn->lkn"
+        return jnp.einsum(product, points, self.columns)
+
+    def back(self, residual: Float[Array, "L K n"]) -> Points:
+        product = "lkn,np->lkp" if self.axis is None else "lkn,lnp->lkp"
+        return jnp.einsum(product, residual, self.rows)
+
+    def gram(self, weight: Float[Array, "... n"]) -> Float[Array, "*L p1 p1"]:
+        weight = jnp.broadcast_to(weight, self.rows.shape[:-1])
+        return jnp.einsum("...np,...nq->...pq", weight[..., None] * self.rows, self.rows)
+
+
+class Common(NamedTuple):
+    """What all lanes share if they share the features: the design and its coordinates, the Gram
+    matrix, and where nothing but weights differs also the start and the inverse Hessian there."""
+
+    design: Design
+    coordinates: Coordinates
+    gram: Float[Array, "p1 p1"]
+    start: Optional[Float[Array, "K p1"]] = None
+    inverse: Optional[Float[Array, "d d"]] = None
+
+
+class Lanes(eqx.Module):
+    """Problems side by side; ``axes`` says, as ``in_axes`` of a vmap, what differs."""
+
+    lane: Lane
+    axes: Lane = eqx.field(static=True)
+    design: Design
+    size: int = eqx.field(static=True)
+
+    def each(self, function, *args: Any) -> Any:
+        """``function(lane, problem, *args)`` of every lane."""
+
+        def one(lane: Lane, rows, *args):
+            return function(lane, lane.problem(rows[:, :-1]), *args)
+
+        in_axes = (self.axes, self.design.axis, *[0] * len(args))
+        each = jax.vmap(one, in_axes, axis_size=self.size)
+        return each(self.lane, self.design.rows, *args)
+
+    @property
+    def stretch(self) -> Points:
+        """Factor from inner coordinates to columns of the design."""
+        return self.each(lambda _, problem: _point(problem.coordinates.varying_scale, 1))
+
+    def loss(self, points: Points) -> tuple[PerLane, Points]:
+        """The loss and its gradient."""
+        eta = self.design.forward(points * self.stretch)
+        loss, residual = self.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
+        return loss, self.design.back(residual) * self.stretch
+
+    def objective(self, points: Points) -> tuple[PerLane, Points]:
+        """The objective and its gradient."""
+
+        def penalty(_, problem: Problem, point):
+            value, slope = jax.value_and_grad(problem.penalty_value)(_params(point).coef)
+            return value, _point(slope, 0)
+
+        loss, gradient = self.loss(points)
+        value, slope = self.each(penalty, points)
+        return loss + value, gradient + slope
+
+    def residual(self, gradient: Points) -> PerLane:
+        """Norm of a gradient in each lane's own coordinates."""
+
+        def one(lane: Lane, _, gradient):
+            if lane.own is not None:
+                here, own = lane.coordinates, lane.own
+                shift = (own.centre - here.centre)[None, :] * gradient[:, -1:]
+                coef = (gradient[:, :-1] / here.scale.T - shift) * own.scale.T
+                gradient = jnp.concatenate([coef, gradient[:, -1:]], axis=1)
+            return jnp.sqrt(jnp.sum(jnp.square(gradient)))
+
+        return self.each(one, gradient)
+
+    def start(self) -> Points:
+        def one(lane: Lane, problem: Problem):
+            return _point(*starting_params(problem, lane.init_params))
+
+        return self.each(one)
+
+    def null(self) -> Points:
+        return self.each(lambda _, problem: _point(*problem.null_params()))
+
+    def inverses(self, gram: Float[Array, "*L p1 p1"]) -> Float[Array, "L p1 p1"]:
+        """Inverses of a model of the Hessian that all classes share, see Preconditioner."""
+
+        def one(_, problem: Problem, gram):
+            loss, quadratic = problem.curvature()
+            stretch = jnp.mean(_point(problem.coordinates.varying_scale, 1), axis=0)
+            penalty = jnp.mean(_point(quadratic, 1 - problem.fit_intercept), axis=0)
+            jitter = loss * penalty.size * 10 * jnp.finfo(penalty.dtype).eps
+            gram = loss * stretch[:, None] * gram * stretch[None, :]
+            return _inverse(gram + jnp.diag(penalty + jitter))
+
+        return self.each(one, jnp.broadcast_to(gram, (self.size, *gram.shape[-2:])))
+
+    def minimise(self, start: Points, precondition: Callable) -> tuple[Lockstep, "Found"]:
+        """All lanes at their minimum, but for those that have trouble on the way."""
+        null = self.residual(self.loss(self.null())[1])
+        yard = self.each(lambda lane, problem, norm: yardstick(problem, lane.solver, norm), null)
+
+        def arrived(objective, gradient, gap):
+            def one(lane: Lane, problem: Problem, found: Found):
+                return Task(problem, lane.solver, found.yardstick).arrived(found.progress)
+
+            return self.each(one, Found(objective, self.residual(gradient), gap, yard))
+
+        end = descend(self.objective, precondition, arrived, start)
+        return end, Found(end.objective, self.residual(end.gradient), -end.slope / 2, yard)
+
+    def results(self, end: Lockstep, found: "Found") -> FitResult:
+        def one(lane: Lane, problem: Problem, point, n_iter, found: Found):
+            params = _params(point)
+            state = lane.solver.init(problem, params, problem.predictor(params))
+            run = Run(params, state, found, n_iter)
+            result = conclude(Task(problem, lane.solver, found.yardstick), run)
+            if lane.own is None:
+                return result
+            return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
+
+        return self.each(one, end.points, end.n_iter, found)
+
+
+class Found(NamedTuple):
+    """Where a lane, or all of them, got to."""
+
+    objective: Any
+    optimality: Any
+    gap: Any
+    yardstick: Any
+
+    @property
+    def progress(self) -> Standing:
+        return Standing(self.objective, self.optimality, self.gap, jnp.zeros((), bool))
+
+
+def prepare(args, batched, size: int) -> Optional[Common]:
+    """What lanes share, None if each has features of its own."""
+    if any(jax.tree.leaves(batched.X)):
+        return None
+    model, weight = in_dtype(args.model, args.weight.dtype), args.weight
+    if batched.weight:  # lanes whose weights are not finite are for themselves
+        weight = weight / jnp.sum(weight, axis=1, keepdims=True)
+        weight = jnp.mean(weight, axis=0, where=jnp.all(jnp.isfinite(weight), axis=1)[:, None])
+    coordinates, features = Coordinates.measure(
+        args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept
+    )
+    weight = weight / jnp.sum(weight)
+    design = Design.of(features, model.fit_intercept)
+    common = Common(design, coordinates, design.gram(weight))
+    n_params = coordinates.scale.size + coordinates.scale.shape[1]
+    alike = not any(jax.tree.leaves((batched.model, batched.y)))
+    if not alike or n_params > _DENSE_PARAMS or size < _DENSE_LANES:
+        return common
+    return _at_mean_weight(args._replace(weight=weight[None]), batched, common)
+
+
+def _at_mean_weight(args, batched, common: Common) -> Common:
+    """With the minimum at the mean of all lanes' weights: theirs is close by."""
+    flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
+    lanes, gram, _ = _lanes(args, flags, 1, common)
+    inverses = lanes.inverses(gram)
+    end, _ = lanes.minimise(lanes.null(), lambda g: jnp.einsum("lkq,lqp->lkp", g, inverses))
+
+    def inverse(_, problem: Problem, point):
+        hessian = dense_hessian(problem, problem.predictor(_params(point)))
+        jitter = jnp.diag(jnp.diagonal(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
+        return _inverse(hessian + jitter)
+
+    return common._replace(start=end.points[0], inverse=lanes.each(inverse, end.points)[0])
+
+
+def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
+    """Results of ``size`` lanes, and which of them are good: the others have trouble of some
+    kind and are for the single fit to judge."""
+    lanes, gram, measured = _lanes(args, batched, size, common)
+    start = lanes.start()
+    if common is not None and common.inverse is not None:
+        present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
+        if args.init_params is None:
+            start = jnp.where(present[:, :, None] > 0, common.start[None], start)
+
+        def precondition(gradient):
+            flat = gradient.reshape(size, -1) @ common.inverse
+            return flat.reshape(gradient.shape) * present[:, :, None]
+
+    else:
+        inverses = lanes.inverses(gram)
+
+        def precondition(gradient):
+            return jnp.einsum("lkq,lqp->lkp", gradient, inverses)
+
+    end, found = lanes.minimise(start, precondition)
+    result = lanes.results(end, found)
+    return result, end.arrived & result.converged & measured
+
+
+def _lanes(args, batched, size: int, common: Optional[Common]):
+    """Lanes, the Gram matrix of their design, and which of them could be measured."""
+    model, solver = in_dtype((args.model, args.solver), args.weight.dtype)
+    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
+    axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
+    own, measured = None, jnp.ones(size, bool)
+    if common is None:
+
+        def measure(model, X, weight):
+            n_outputs, fit_intercept = model.observations.n_outputs, model.fit_intercept
+            return Coordinates.measure(
+                X, weight, model.penalty, n_outputs, fit_intercept, in_lanes=True
+            )
+
+        own_axes = (axes.model, axes.X, axes.weight)
+        coordinates, features = jax.vmap(measure, own_axes)(model, args.X, weight)
+        design = Design.of(features, model.fit_intercept)
+        gram = design.gram(weight)
+    else:
+        design, coordinates, gram = common.design, common.coordinates, common.gram
+        if batched.weight:
+            own, measured = _own_coordinates(common, weight, model, axes)
+
+    def frequencies(y, weight):
+        return model.observations.frequencies(y, weight) > 0
+
+    if batched.y or batched.weight:
+        present = jax.vmap(frequencies, (axes.y, axes.weight))(args.y, weight)
+    else:
+        present = frequencies(args.y, weight)
+    lane = Lane(
+        model, solver, args.init_params, args.y.astype(jnp.int32), weight, present, coordinates, own
+    )
+    lane_axes = Lane(
+        model=axes.model,
+        solver=axes.solver,
+        init_params=axes.init_params,
+        y=axes.y,
+        weight=axes.weight,
+        present=0 if present.ndim == 2 else None,
+        coordinates=0 if common is None else None,
+        own=None if own is None else 0,
+    )
+    return Lanes(lane, lane_axes, design, size), gram, measured
+
+
+def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
+    """Coordinates of lanes that weigh shared features, and whether they can be measured so:
+    variances around a centre that is far from a lane's own are lost in rounding."""
+    design, here = common.design, common.coordinates
+    rows, used = design.rows[:, :-1], (weight > 0).astype(weight.dtype)
+    offset = weight @ rows * model.fit_intercept
+    second = weight @ jnp.square(rows)
+    variance = second - jnp.square(offset)
+    low, high = jnp.min(rows, axis=0), jnp.max(rows, axis=0)
+    # Whether all rows that are used hold the lowest (highest) value: exact counts, by products.
+    above, below = (rows > low[None, :]), (rows < high[None, :])
+    constant = (used @ above.astype(rows.dtype) == 0) | (used @ below.astype(rows.dtype) == 0)
+    noise = jnp.square(_NOISE * here.centre)[None, :]
+    sure = variance > jnp.maximum(second * _LEAST_SHARE, noise)
+    deviation = jnp.where(constant, 0, jnp.sqrt(jnp.where(sure, variance, 1)))
+
+    def one(offset, deviation, model):
+        return Coordinates.of(
+            here.centre + offset, deviation, model.penalty, here.scale.shape[1],
+            here.structure, here.widths,
+        )
+
+    own = jax.vmap(one, (0, 0, axes.model))(offset, deviation, model)
+    return own, jnp.all(sure | constant, axis=1)
+
+
+def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Inverse of a positive definite matrix, NaN if it is not."""
+    length = jnp.sqrt(jnp.diagonal(matrix))
+    # With a unit diagonal the rounding of the largest entries does not hide the smallest.
+    factor = jnp.linalg.cholesky(matrix / (length[:, None] * length[None, :]))
+    identity = jnp.eye(length.size, dtype=length.dtype)
+    root = jax.scipy.linalg.solve_triangular(factor, identity, lower=True) / length[None, :]
+    return root.T @ root
+
+
+def _point(coef: Float[Array, "p K"], intercept: Any) -> Float[Array, "K p1"]:
+    """Class by class, the intercept (or what stands in its place) last."""
+    last = jnp.broadcast_to(jnp.asarray(intercept, coef.dtype), coef[0].shape)
+    return jnp.concatenate([coef.T, last[:, None]], axis=1)
+
+
+def _params(point: Float[Array, "K p1"]) -> GLMParams:
+    return GLMParams(point[:, :-1].T, point[:, -1])

@@ -1,0 +1,211 @@
+"""L-BFGS on many problems at once: all lanes take every step together, each with its own step size.
+
+One product with the features forward and one back serves the trial points of all lanes.  A lane
+that accepts its trial gets a new direction, a lane that refuses it a smaller step; a lane that has
+arrived waits.  Nothing of n rows is kept from step to step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_MEMORY = 8
+_ARMIJO = 1e-4
+_SLOPE_LEFT = 0.9
+#: Refusals in a row after which a lane has failed.
+_REFUSALS = 12
+#: Steps after which lanes are left behind, and steps after which the last few of them are.
+_MOST_STEPS = 200
+_STEPS_FOR_FEW = 32
+_FEW = 16
+
+#: Inner coordinates of all lanes, class by class, the intercept last.
+Points = Float[Array, "L K p1"]
+PerLane = Float[Array, " L"]
+
+
+class Lockstep(eqx.Module):
+    """Where all lanes stand.
+
+    ``steps`` and ``changes`` are the last steps and the changes of the gradient that they made,
+    in a ring; ``curvatures`` the inverse of their product, 0 where a lane did not move.
+    """
+
+    points: Points
+    objective: PerLane
+    gradient: Points
+    direction: Points
+    slope: PerLane
+    alpha: PerLane
+    low: PerLane
+    high: PerLane
+    steps: Float[Array, "m L K p1"]
+    changes: Float[Array, "m L K p1"]
+    curvatures: Float[Array, "m L"]
+    gamma: PerLane
+    refusals: Int[Array, " L"]
+    n_iter: Int[Array, " L"]
+    arrived: Bool[Array, " L"]
+    count: Int[Array, ""]
+
+    @property
+    def under_way(self) -> Bool[Array, " L"]:
+        return ~self.arrived & (self.refusals < _REFUSALS)
+
+    @property
+    def worth_a_step(self) -> Bool[Array, ""]:
+        """Whether to go on, or to leave the lanes that are under way to somebody else."""
+        number = jnp.sum(self.under_way)
+        few = (number * _FEW <= self.arrived.size) & (self.count >= _STEPS_FOR_FEW)
+        return (number > 0) & ~few & (self.count < _MOST_STEPS)
+
+
+def descend(
+    evaluate: Callable[[Points], tuple[PerLane, Points]],
+    precondition: Callable[[Points], Points],
+    arrived: Callable[[PerLane, Points, PerLane], Bool[Array, " L"]],
+    start: Points,
+) -> Lockstep:
+    """Steps until every lane has arrived, has failed, or is left behind.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Objective and gradient of every lane.
+    precondition : callable
+        An inverse Hessian, roughly, times a gradient.
+    arrived : callable
+        Whether a lane is done, from its objective, its gradient and the predicted distance of
+        its objective to the minimum.
+    start : array of shape (L, K, p1)
+        Where each lane starts.
+    """
+
+    def step(at: Lockstep) -> Lockstep:
+        move = _along(at.alpha, at.direction)
+        trial = at.points + move
+        objective, gradient = evaluate(trial)
+        slope = _dot(gradient, at.direction)
+        decreased = objective <= _highest(at)
+        accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
+        moved = _remember(at, move, gradient - at.gradient, accepted, precondition)
+        gradient = _where(accepted, gradient, at.gradient)
+        direction = _where(accepted, _direction(moved, gradient, precondition), at.direction)
+        slope_there = _dot(gradient, direction)
+        objective = jnp.where(accepted, objective, at.objective)
+        alpha, low, high = _bracket(at, slope, decreased)
+        there = arrived(objective, gradient, -slope_there / 2)
+        return Lockstep(
+            points=_where(accepted, trial, at.points),
+            objective=objective,
+            gradient=gradient,
+            direction=direction,
+            slope=slope_there,
+            alpha=jnp.where(accepted, 1, alpha),
+            low=jnp.where(accepted, 0, low),
+            high=jnp.where(accepted, jnp.inf, high),
+            steps=moved.steps,
+            changes=moved.changes,
+            curvatures=moved.curvatures,
+            gamma=moved.gamma,
+            refusals=jnp.where(accepted, 0, at.refusals + at.under_way),
+            n_iter=at.n_iter + at.under_way,
+            arrived=at.arrived | (there & accepted),
+            count=at.count + 1,
+        )
+
+    first = _first(evaluate, precondition, arrived, start)
+    return jax.lax.while_loop(lambda at: at.worth_a_step, step, first)
+
+
+def _first(evaluate, precondition, arrived, start: Points) -> Lockstep:
+    objective, gradient = evaluate(start)
+    direction = -precondition(gradient)
+    slope = _dot(gradient, direction)
+    ring = jnp.zeros((_MEMORY, *start.shape), start.dtype)
+    one, none = jnp.ones_like(objective), jnp.zeros(objective.shape, jnp.int32)
+    return Lockstep(
+        points=start,
+        objective=objective,
+        gradient=gradient,
+        direction=direction,
+        slope=slope,
+        alpha=one,
+        low=0 * one,
+        high=jnp.full_like(one, jnp.inf),
+        steps=ring,
+        changes=ring,
+        curvatures=jnp.zeros((_MEMORY, one.size), start.dtype),
+        gamma=one,
+        refusals=none,
+        n_iter=none,
+        arrived=arrived(objective, gradient, -slope / 2),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def _highest(at: Lockstep) -> PerLane:
+    """The objective that a trial may have: sufficient decrease, up to its rounding error."""
+    rounding = 10 * jnp.finfo(at.objective.dtype).eps * jnp.abs(at.objective)
+    return at.objective + _ARMIJO * at.alpha * at.slope + rounding
+
+
+def _bracket(
+    at: Lockstep, slope: PerLane, decreased: Bool[Array, " L"]
+) -> tuple[PerLane, PerLane, PerLane]:
+    """Next trial step and new ends of the bracket of lanes that refused one."""
+    too_far = ~decreased | ~(slope <= 0)  # NaN is too far
+    low = jnp.where(too_far, at.low, at.alpha)
+    high = jnp.where(too_far, at.alpha, at.high)
+    return jnp.where(jnp.isinf(high), 4 * low, (low + high) / 2), low, high
+
+
+def _remember(
+    at: Lockstep, move: Points, change: Points, accepted: Bool[Array, " L"], precondition
+) -> Lockstep:
+    """The ring with the last step of every lane, and the scale of the preconditioner by it."""
+    product = _dot(move, change)
+    curved = accepted & (product > 0)
+    product = jnp.where(curved, product, 1)
+    slot = at.count % _MEMORY
+    smoothed = _dot(change, precondition(change))
+    return eqx.tree_at(
+        lambda at: (at.steps, at.changes, at.curvatures, at.gamma),
+        at,
+        (
+            at.steps.at[slot].set(_where(curved, move, 0)),  # a refused one may hold NaN
+            at.changes.at[slot].set(_where(curved, change, 0)),
+            at.curvatures.at[slot].set(jnp.where(curved, 1 / product, 0)),
+            jnp.where(curved, product / jnp.where(curved, smoothed, 1), at.gamma),
+        ),
+    )
+
+
+def _direction(at: Lockstep, gradient: Points, precondition) -> Points:
+    """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
+    newest_first = [(at.count - age) % _MEMORY for age in range(_MEMORY)]
+    pairs = [(at.steps[i], at.changes[i], at.curvatures[i]) for i in newest_first]
+    left, shares = gradient, []
+    for step, change, curvature in pairs:
+        shares.append(curvature * _dot(step, left))
+        left = left - _along(shares[-1], change)
+    result = _along(at.gamma, precondition(left))
+    for (step, change, curvature), share in zip(reversed(pairs), reversed(shares)):
+        result = result + _along(share - curvature * _dot(change, result), step)
+    return -result
+
+
+def _dot(a: Points, b: Points) -> PerLane:
+    return jnp.sum(a * b, axis=(1, 2))
+
+
+def _along(scale: PerLane, points: Points) -> Points:
+    return scale[:, None, None] * points
+
+
+def _where(condition: Bool[Array, " L"], a: Points, b: Any) -> Points:
+    return jnp.where(condition[:, None, None], a, b)

@@ -1,0 +1,200 @@
+"""Fits under ``vmap``: what a batch of them becomes, chosen by its shape.
+
+Fits with a smooth penalty go side by side (:mod:`glmcore.lanes`), in chunks of lanes that stay
+in the cache.  Lanes that have trouble there, and all lanes of other solvers or of features so
+large that one fit keeps the machine busy, are fitted one after the other by the program of a
+single fit, which has the last word on every trouble.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, PyTree
+
+from glmcore.lanes import fit_chunk, prepare
+from glmcore.penalties import UnRegularized
+from glmcore.programs import fit_once
+from glmcore.results import FitResult
+
+#: Bytes of the arrays that a chunk of lanes works on, on a CPU and elsewhere.
+_CHUNK_BYTES = {"cpu": 8 * 2**20}
+_LARGE_CHUNK_BYTES = 2**30
+#: Numbers in the features of a lane up to which lanes with features of their own go side by side.
+_LARGE_FEATURES = 2**20
+
+
+class FitArgs(NamedTuple):
+    """What a fit is given; or, a bool a leaf, which of it has an axis of lanes."""
+
+    model: Any
+    X: Any
+    y: Any
+    weight: Any
+    init_params: Any
+    solver: Any
+
+
+@eqx.filter_jit
+def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> FitResult:
+    """The fit, compiled, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on
+    all lanes may stand for the solver."""
+    arrays, static = eqx.partition(FitArgs(model, X, y, weight, init_params, solver), eqx.is_array)
+
+    @custom_vmap
+    def fit(arrays: FitArgs) -> FitResult:
+        return _fit(eqx.combine(arrays, static))
+
+    @fit.def_vmap
+    def of_batch(size, in_batched, arrays):
+        (batched,) = in_batched
+        result = _Batch(static, batched, size, side_by_side).fit(arrays)
+        return result, _all_batched(result)
+
+    return fit(arrays)
+
+
+class _Batch(NamedTuple):
+    """The fits of a batch but for their arrays; leaves that are ``batched`` have lanes first."""
+
+    static: FitArgs
+    batched: FitArgs
+    size: int
+    side_by_side: bool
+
+    def fit(self, arrays: FitArgs) -> FitResult:
+        @custom_vmap
+        def fit(arrays):
+            return self._fit(arrays)
+
+        @fit.def_vmap
+        def of_batch(size, in_batched, arrays):
+            result = self._of_batches(size, in_batched[0], arrays)
+            return result, _all_batched(result)
+
+        return fit(arrays)
+
+    def _of_batches(self, size: int, outer: FitArgs, arrays: FitArgs) -> FitResult:
+        """A batch of such batches, whose lanes come second: one batch if no features have to be
+        copied for it, else one batch after the other."""
+        own, own_outer = (any(jax.tree.leaves(flags.X)) for flags in (self.batched, outer))
+        if own == own_outer:
+            merged = jax.tree.map(
+                lambda leaf, *flags: _merged(leaf, *flags, size, self.size),
+                arrays, outer, self.batched,
+            )
+            either = jax.tree.map(lambda a, b: a or b, outer, self.batched)
+            result = self._replace(batched=either, size=size * self.size).fit(merged)
+            return jax.tree.map(lambda x: x.reshape(size, self.size, *x.shape[1:]), result)
+        if own_outer:
+            return _map(self.fit, arrays, outer, size)
+        # Over the lanes that have features of their own; those that share them side by side.
+        inner = self._replace(batched=outer, size=size)
+        arrays = jax.tree.map(
+            lambda leaf, *flags: jnp.swapaxes(leaf, 0, 1) if all(flags) else leaf,
+            arrays, outer, self.batched,
+        )
+        result = _map(inner.fit, arrays, self.batched, self.size)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
+
+    def _fit(self, arrays: FitArgs) -> FitResult:
+        if not self._worth_lanes(arrays):
+            return _map(lambda lane: _fit(self._whole(lane)), arrays, self.batched, self.size)
+        return self._repaired(arrays, *self._in_chunks(arrays))
+
+    def _worth_lanes(self, arrays: FitArgs) -> bool:
+        if not self.side_by_side:
+            return False
+        if isinstance(self.static.model.penalty, UnRegularized) and self.batched.weight:
+            return False  # the null space of the features is that of each lane's own rows
+        if not any(jax.tree.leaves(self.batched.X)):
+            return True
+        features = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
+        return features <= _LARGE_FEATURES and all(jax.tree.leaves(self.batched.X))
+
+    def _in_chunks(self, arrays: FitArgs) -> tuple[FitResult, Bool[Array, " L"]]:
+        """Results of all lanes and whether they are good."""
+        common = prepare(self._whole(arrays), self.batched, self.size)
+        most = self._lanes_at_once(arrays)
+        n_chunks = -(-self.size // most)
+        length = -(-self.size // n_chunks)
+
+        def chunk(start):
+            def cut(leaf, batched):
+                return jax.lax.dynamic_slice_in_dim(leaf, start, length) if batched else leaf
+
+            lanes = jax.tree.map(cut, arrays, self.batched)
+            return fit_chunk(self._whole(lanes), self.batched, length, common)
+
+        if n_chunks == 1:
+            return chunk(0)
+
+        def add(i, found):
+            start = jnp.minimum(i * length, self.size - length)  # the last ones may overlap
+            return jax.tree.map(
+                lambda all, part: jax.lax.dynamic_update_slice_in_dim(all, part, start, 0),
+                found, chunk(start),
+            )
+
+        shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))
+        empty = jax.tree.map(lambda s: jnp.zeros((self.size, *s.shape[1:]), s.dtype), shapes)
+        return jax.lax.fori_loop(0, n_chunks, add, empty)
+
+    def _lanes_at_once(self, arrays: FitArgs) -> int:
+        rows, *_ = jax.tree.leaves(arrays.weight)
+        n, itemsize = rows.shape[-1], rows.dtype.itemsize
+        numbers = 4 * n * self.static.model.observations.n_outputs
+        if any(jax.tree.leaves(self.batched.X)):
+            numbers += 2 * sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
+        budget = _CHUNK_BYTES.get(jax.default_backend(), _LARGE_CHUNK_BYTES)
+        return max(1, min(self.size, budget // (numbers * itemsize)))
+
+    def _repaired(
+        self, arrays: FitArgs, result: FitResult, good: Bool[Array, " L"]
+    ) -> FitResult:
+        """With the lanes that are not good fitted one by one."""
+
+        def repair(found):
+            result, good = found
+            lane = jnp.argmin(good)
+            single = _fit(self._whole(_lane(arrays, self.batched, lane)))
+            result = jax.tree.map(lambda all, one: all.at[lane].set(one), result, single)
+            return result, good.at[lane].set(True)
+
+        return jax.lax.while_loop(lambda found: ~jnp.all(found[1]), repair, (result, good))[0]
+
+    def _whole(self, arrays: FitArgs) -> FitArgs:
+        return eqx.combine(arrays, self.static)
+
+
+def _fit(args: FitArgs) -> FitResult:
+    return fit_once(args.model, args.X, args.y, args.weight, None, args.init_params, args.solver)
+
+
+def _lane(arrays: FitArgs, batched: FitArgs, index: Any) -> FitArgs:
+    return jax.tree.map(lambda leaf, own: leaf[index] if own else leaf, arrays, batched)
+
+
+def _map(function, arrays: FitArgs, batched: FitArgs, size: int) -> PyTree:
+    """``function`` of one lane after the other."""
+    indices = jnp.arange(size, dtype=jnp.int32)
+    return jax.lax.map(lambda index: function(_lane(arrays, batched, index)), indices)
+
+
+def _merged(leaf: Array, outer: bool, inner: bool, n_outer: int, n_inner: int) -> Array:
+    """Two axes of lanes as one; a leaf that has but one of them is repeated along the other."""
+    if not (outer or inner):
+        return leaf
+    shape = leaf.shape[outer + inner :]
+    if not outer:
+        leaf = leaf[None]
+    if not inner:
+        leaf = leaf[:, None]
+    return jnp.broadcast_to(leaf, (n_outer, n_inner, *shape)).reshape(-1, *shape)
+
+
+def _all_batched(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: True, tree)
