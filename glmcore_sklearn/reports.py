@@ -50,7 +50,7 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
     if status == "nonfinite":
         raise ValueError(
             f"{type(solver).__name__}: {glmcore.Status[result.status]} after {int(result.n_iter)} steps; look for "
-            "huge values in X or the start, or a custom inverse_link_function that gives NaN"
+            "huge values in X, init_params or the coef_ of a warm start, or a custom inverse_link_function that gives NaN"
         )
     if status == "missing_class":
         seen = np.bincount(y[weight > 0], minlength=len(classes))
