@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from glmcore.factors import cholesky, inverse_lower
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.lockstep import Lockstep, PerLane, Points, descend
@@ -353,9 +354,8 @@ def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Inverse of a positive definite matrix, NaN if it is not."""
     length = jnp.sqrt(jnp.diagonal(matrix))
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
-    factor = jnp.linalg.cholesky(matrix / (length[:, None] * length[None, :]))
-    identity = jnp.eye(length.size, dtype=length.dtype)
-    root = jax.scipy.linalg.solve_triangular(factor, identity, lower=True) / length[None, :]
+    factor = cholesky(matrix / (length[:, None] * length[None, :]))
+    root = inverse_lower(factor) / length[None, :]
     return root.T @ root
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glmcore.factors import qr_basis, right_singular
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -35,7 +36,7 @@ def feature_rank(problem: Problem) -> Int[Array, ""]:
 def _row_space(problem: Problem) -> tuple[Bool[Array, " m"], Float[Array, "p p"]]:
     """Right singular vectors, as rows, and which of the first m of them span the row space."""
     triangle, n_used = problem.triangle()  # the SVD never sees n rows
-    _, values, rows = jnp.linalg.svd(triangle, full_matrices=True)
+    values, rows = right_singular(triangle)
     n_used = jnp.maximum(n_used, triangle.shape[1]).astype(values.dtype)
     return values > values[0] * n_used * jnp.finfo(values.dtype).eps, rows
 
@@ -54,7 +55,7 @@ def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Ar
         null = jnp.where(is_null, rows[::-1].T / unit[:, None], 0)
         length = jnp.linalg.norm(null, axis=0)
         null = null / jnp.where(length > 0, length, 1)[None, :]
-        basis = jnp.where(is_null, jnp.linalg.qr(null)[0], 0)
+        basis = jnp.where(is_null, qr_basis(null), 0)
         for _ in range(2):  # the second time removes what rounding left
             user = user - basis @ (basis.T @ user)
         return jnp.where(coordinates.deviation[:, None] > 0, user, 0)

@@ -228,8 +228,9 @@ def _rows_with_nan(given, cast, paths):
         if isinstance(values, jax.core.Tracer):
             continue
         xp = jnp if isinstance(values, jax.Array) else np  # sharded rows stay where they are
-        infinite = xp.isinf(values)
-        if infinite.any():
+        with jax.ensure_compile_time_eval():  # also inside a user's jit
+            infinite, holed = xp.isinf(values), xp.isnan(values).any(axis=1)
+        if np.asarray(infinite).any():
             row, column = np.argwhere(np.asarray(infinite))[0]
             value = np.asarray(original[row, column])
             where = f"({value} in row {row}, column {column}), expected finite numbers"
@@ -239,7 +240,7 @@ def _rows_with_nan(given, cast, paths):
                 f"Input {name} contains a value too large for {values.dtype} {where}. "
                 "Scale the feature down or enable x64 in JAX."
             )
-        missing |= np.asarray(xp.isnan(values).any(axis=1))
+        missing |= np.asarray(holed)
     return missing
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glmcore.factors import cholesky, cholesky_solve
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
@@ -67,9 +68,9 @@ def _by_factor(
     length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
     hessian = hessian / (length[:, None] * length[None, :])
     jitter = size * jnp.finfo(eta.dtype).eps
-    factor = jnp.linalg.cholesky(hessian + jitter * jnp.eye(size, dtype=eta.dtype))
+    factor = cholesky(hessian + jitter * jnp.eye(size, dtype=eta.dtype))
     scaled = stacked.ravel() / length
-    newton = jax.scipy.linalg.cho_solve((factor, True), scaled)
+    newton = cholesky_solve(factor, scaled)
     # It may not be positive definite: rounding, or a link of the user's.
     usable = jnp.all(jnp.isfinite(newton))
     newton = -(jnp.where(usable, newton, scaled) / length).reshape(K, p).T

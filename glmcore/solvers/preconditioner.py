@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from glmcore.factors import cholesky
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.sample import Sample
@@ -137,7 +138,7 @@ def _inverse_factors(
     # Features nobody penalises may be collinear: keep the factors positive definite.
     jitter = jnp.sum(weight, axis=1) * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
     diagonals = jax.vmap(jnp.diag)(penalty + jitter[:, None])
-    return _inverse_triangular(jnp.linalg.cholesky(grams + diagonals))
+    return _inverse_triangular(jax.vmap(cholesky)(grams + diagonals))
 
 
 def _inverse_triangular(
