@@ -13,7 +13,6 @@ from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import is_spread, reduced
 from glmcore.tree import is_concrete
 
-
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
-from glmcore.rows import row_squares, row_sums
 from glmcore.rounding import compensated_sum, two_product_error
+from glmcore.rows import row_squares, row_sums
 from glmcore.tree import safe_sqrt, where_needed
 
 #: Roundings of the centre below which a deviation may be no deviation at all.

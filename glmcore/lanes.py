@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from glmcore.factors import cholesky, inverse_lower
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
+from glmcore.factors import cholesky, inverse_lower
 from glmcore.lockstep import Lockstep, PerLane, Points, descend
 from glmcore.params import GLMParams
 from glmcore.problem import Problem

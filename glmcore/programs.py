@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.least_norm import least_norm_params
-from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.results import FitProgress, FitResult, SolverState

@@ -7,18 +7,17 @@ import jax
 from jaxtyping import PyTree
 
 from glmcore.checks import check_data, check_params, check_penalty, check_state
+from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
-from glmcore.many import run_many
+from glmcore.penalties import AbstractPenalty
 from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
-from glmcore.penalties import AbstractPenalty
 from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.tree import is_concrete
-
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
 _NEWTON_PARAMS = 128

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.params import GLMParams
 from glmcore.dense import DenseProblem
+from glmcore.params import GLMParams
 from glmcore.solvers.accelerated import as_stepsize
 from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.solvers.preconditioner import Preconditioner
