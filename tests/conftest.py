@@ -1,6 +1,7 @@
 """Strictness for every test: shapes are checked, ranks do not grow silently, warnings are errors."""
 
 import os
+import pathlib
 
 import hypothesis
 import jax
@@ -19,6 +20,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "glmcore"))
+
+
+#: Every compiled program takes several of a process's mappings, of which Linux allows 65530; XLA
+#: aborts where there is no more.
+_MANY_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > _MANY_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture
