@@ -199,8 +199,8 @@ def _of_host(eqn: core.JaxprEqn) -> Callable[[Callable, list], Sequence]:
     if eqn.primitive is primitives.cond_p:
         branches = [_Plan.of(branch) for branch in params["branches"]]
         return lambda run_sweep, values: branches[int(values[0])].run(run_sweep, values[1:])
-    if eqn.primitive is primitives.jit_p:
-        plan = _Plan.of(params["jaxpr"])
+    if eqn.primitive is primitives.jit_p or eqn.primitive.name == "custom_vmap_call":
+        plan = _Plan.of(params["jaxpr" if "jaxpr" in params else "call"])
         return lambda run_sweep, values: plan.run(run_sweep, values)
     raise NotImplementedError(
         f"a solver that passes over the data inside of {eqn.primitive} cannot have them in batches"
