@@ -19,6 +19,7 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams
+from glmcore.penalties import penalises_all
 from glmcore.problem import Problem
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
@@ -35,6 +36,8 @@ class Task(eqx.Module):
     problem: Problem
     solver: AbstractSolver
     yardstick: Float[Array, ""]
+    #: False where a penalty is known to bound the coefficients: a smaller program.
+    may_be_separable: bool = eqx.field(default=True, static=True)
 
     @property
     def tol(self) -> Float[Array, ""]:
@@ -73,9 +76,10 @@ class Task(eqx.Module):
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         # A bound on the residual had arrived and the residual itself has not, by its rounding.
         status = Status.where(status == Status.running, Status.stalled, status)
-        unpenalised = problem.penalty_value(run.params.coef) == 0
-        separable = where_needed(unpenalised, Problem.separable, problem, run.params)
-        status = Status.where(separable, Status.separable, status)
+        if self.may_be_separable:
+            unpenalised = problem.penalty_value(run.params.coef) == 0
+            separable = where_needed(unpenalised, Problem.separable, problem, run.params)
+            status = Status.where(separable, Status.separable, status)
         user = problem.coordinates.to_user(run.params)
         finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
         return Status.where(jnp.all(finite), status, Status.nonfinite)
@@ -95,14 +99,18 @@ class Run(eqx.Module):
 
 
 def start(
-    problem: Problem, init_params: Optional[GLMParams], solver: AbstractSolver
+    problem: Problem,
+    init_params: Optional[GLMParams],
+    solver: AbstractSolver,
+    may_be_separable: bool = True,
 ) -> tuple[Task, Run]:
     """The fit before its first step."""
     params = starting_params(problem, init_params)
     eta = problem.null_predictor() if init_params is None else problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
-    task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
+    yard = yardstick(problem, solver, problem.null_optimality())
+    task = Task(problem, solver, yard, may_be_separable)
     return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
 
 
@@ -193,21 +201,29 @@ def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def _start(model, X, y, weight, centre, init_params, solver) -> tuple[Task, Run]:
+def _start(
+    model, X, y, weight, centre, init_params, solver, may_be_separable: bool = True
+) -> tuple[Task, Run]:
     model, solver = in_dtype((model, solver), weight.dtype)
     problem = make_problem(model, X, y, weight, centre, may_lack_classes=False)
-    return start(problem, init_params, solver)
+    return start(problem, init_params, solver, may_be_separable)
 
 
-@eqx.filter_jit
 def run_fit(model, X, y, weight, centre, init_params, solver) -> FitResult:
-    return fit_once(model, X, y, weight, centre, init_params, solver)
+    """One fit, compiled: one program for all strengths but zero."""
+    may_be_separable = not penalises_all(model.penalty)
+    return _run_fit(model, X, y, weight, centre, init_params, solver, may_be_separable)
 
 
-def fit_once(model, X, y, weight, centre, init_params, solver) -> FitResult:
+def fit_once(
+    model, X, y, weight, centre, init_params, solver, may_be_separable: bool = True
+) -> FitResult:
     """One fit from beginning to end."""
-    task, run = _start(model, X, y, weight, centre, init_params, solver)
+    task, run = _start(model, X, y, weight, centre, init_params, solver, may_be_separable)
     return finish(task, advance(task, run, task.solver.maxiter))
+
+
+_run_fit = eqx.filter_jit(fit_once)
 
 
 def advance_and_tell(

@@ -9,6 +9,15 @@ from glmcore.penalties.base import AbstractPenalty, AbstractScalablePenalty
 from glmcore.penalties.group_lasso import GroupLasso
 from glmcore.penalties.l1 import ElasticNet, Lasso
 from glmcore.penalties.smooth import Ridge, UnRegularized
+from glmcore.penalties.strengths import exceeds_rounding
+from glmcore.tree import is_concrete
+
+
+def penalises_all(penalty: AbstractPenalty) -> bool:
+    """Whether every coefficient is known to be penalised, so that a minimum exists."""
+    entrywise = isinstance(penalty, (Ridge, Lasso, ElasticNet))
+    return entrywise and is_concrete(penalty) and exceeds_rounding(penalty.strength)
+
 
 __all__ = [
     "AbstractPenalty",
@@ -18,4 +27,5 @@ __all__ = [
     "Lasso",
     "Ridge",
     "UnRegularized",
+    "penalises_all",
 ]

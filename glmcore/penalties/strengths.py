@@ -72,6 +72,12 @@ def check_values(name: str, strength: PyTree) -> None:
             )
 
 
+def exceeds_rounding(strength: PyTree) -> bool:
+    """Whether no strength is zero, in any dtype."""
+    least = np.finfo(np.float32).tiny
+    return all(np.all(np.asarray(leaf) > least) for leaf in jax.tree.leaves(strength))
+
+
 def check_fits(penalty: AbstractPenalty, field: str, strength: PyTree, coef: PyTree) -> None:
     name = f"{type(penalty).__name__}: {field}"
     leaves = jax.tree.leaves(strength)
