@@ -160,7 +160,7 @@ def _hessian(
 ) -> Float[Array, "c c"]:
     n_classes = eta.shape[0]
     X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
-    scale = problem.coordinates.varying_scale
+    scale = problem.stretch
     intercept = jnp.full((1, weight.size), problem.fit_intercept, eta.dtype)
     # Transposed, rows of features are gathered as they lie.
     features = jax.lax.optimization_barrier(jnp.concatenate([X.T, intercept]))
