@@ -155,20 +155,17 @@ class GLM(eqx.Module):
         return self.observations.sample(key, self.log_proba(params, X))
 
     def degrees_of_freedom(
-        self, params: GLMParams, X: PyTree, sample_weight: Any = None, y: Any = None
+        self, params: GLMParams, X: PyTree, sample_weight: Any = None, present: Any = None
     ) -> Int[Array, ""]:
         """Number of free parameters that the fit used, intercept included.
 
         Of the K coefficients of a feature at most K - 1 are free.  Smooth penalties: those that
         are not masked, so p (K - 1) without a mask; without a penalty as many as the (centred)
-        features tell apart, so their rank in place of p; sparse penalties: those not zero.  With
-        labels ``y``, K is the number of classes that have weight there.
+        features tell apart, so their rank in place of p; sparse penalties: those not zero.
+        Classes that a fit left out are those that are not ``present`` (K,); default none.
         """
         n_outputs = self.observations.n_outputs
-        present = jnp.ones(n_outputs, bool)
-        if y is not None:
-            weight = _weights(sample_weight, len(y), jnp.float32)
-            present = self.observations.frequencies(jnp.asarray(y), weight) > 0
+        present = jnp.ones(n_outputs, bool) if present is None else jnp.asarray(present)
         free = jnp.sum(present) - 1
         if isinstance(self.penalty, UnRegularized):
             labels = jnp.zeros(jax.tree.leaves(X)[0].shape[0], jnp.int32)  # no matter which
