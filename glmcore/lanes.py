@@ -280,7 +280,8 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
         precondition = lanes.preconditioner(gram)
     end, found = lanes.minimise(start, precondition)
     result = lanes.results(end, found)
-    return result, end.arrived & result.converged & measured
+    in_time = end.n_iter <= lanes.lane.solver.maxiter
+    return result, end.arrived & result.converged & measured & in_time
 
 
 def _lanes(args, batched, size: int, common: Optional[Common]):

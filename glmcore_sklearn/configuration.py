@@ -125,9 +125,9 @@ class ConfiguredGLM(BaseEstimator):
             shown |= {n: getattr(self, n) for n in ("regularizer", "regularizer_strength", "solver_name")}
         except (TypeError, ValueError):  # a name not known: shown as it was given
             shown = dict(given)
-        for name in ("inverse_link_function", "solver_kwargs"):
+        for name in self._get_param_names():
             if given[name] is not None:
-                shown[name] = given[name]
+                shown.setdefault(name, given[name])
         inside = ", ".join(f"{k}={_short(shown[k])}" for k in self._get_param_names() if k in shown)
         return f"{type(self).__name__}({inside})"
 

@@ -195,7 +195,6 @@ class FittingGLM(PredictingGLM):
         return StepResult(params, state)
 
     # Persistence
-    # Persistence and scikit-learn
 
     def save_params(self, filename):
         """Write the estimator to an ``.npz`` file without pickle, all of it or nothing.

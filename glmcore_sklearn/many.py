@@ -43,7 +43,7 @@ def fit(model, X, y, weight, params, solver, callback):
             "verbose and callback in solver_kwargs are for one target: many are fitted by one program, which does not "
             "stop to tell"
         )
-    return _fit(model, *pad_rows(X, y, weight), params, solver)
+    return _fit(model, *pad_rows(X, y, weight), params, _with_tol(solver, weight))
 
 
 @eqx.filter_jit
@@ -58,7 +58,7 @@ def _fit(model, X, y, weight, params, solver):
 
 
 def init_state(model, params, X, y, weight, solver):
-    return _init_state(model, params, *pad_rows(X, y, weight), solver)
+    return _init_state(model, params, *pad_rows(X, y, weight), _with_tol(solver, weight))
 
 
 @eqx.filter_jit
@@ -70,7 +70,7 @@ def _init_state(model, params, X, y, weight, solver):
 
 
 def update(model, params, state, X, y, weight, solver):
-    return _update(model, params, state, *pad_rows(X, y, weight), solver)
+    return _update(model, params, state, *pad_rows(X, y, weight), _with_tol(solver, weight))
 
 
 @eqx.filter_jit
@@ -154,6 +154,13 @@ def _log_proba(model, params, X):
 
     return _over_targets(one, model, (params, _PARAMS), out_axes=1)
 
+
+
+def _with_tol(solver, weight):
+    """The solver with a number for its tolerance: another one is no other program."""
+    if solver.tol is not None:
+        return solver
+    return dataclasses.replace(solver, tol=glmcore.default_tol(weight.dtype))
 
 
 def _over_targets(function, model, *batched, out_axes=0):

@@ -54,7 +54,10 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         >>> ClassifierGLM(3).set_classes(["b", "a", "c"]).classes_
         array(['a', 'b', 'c'], dtype='<U1')
         """
-        self._classes = self._infer_classes(labels.as_labels(y))
+        n_axes = self._targets.LABEL_AXES
+        if n_axes > 1:  # the labels alone will do
+            n_axes = min(n_axes, np.ndim(y))
+        self._classes = self._infer_classes(labels.as_labels(y, n_axes=n_axes))
         return self
 
     # What a model says

@@ -25,7 +25,8 @@ PENALTIES = {
 }
 SMOOTH = ("LBFGS", "BFGS", "NonlinearCG", "GradientDescent", "SVRG")
 OTHERS = ("ProximalNewton", "ProxSVRG")
-RUNS = [pytest.param(kind, None, id=kind) for kind in PENALTIES]
+RUNS = [pytest.param(kind, None, id=kind) for kind in ("Ridge", "Lasso", "UnRegularized")]
+RUNS += [pytest.param(kind, None, id=kind, marks=pytest.mark.slow) for kind in ("ElasticNet", "GroupLasso")]
 RUNS += [pytest.param("Ridge", s, id=f"Ridge-{s}", marks=pytest.mark.slow) for s in (*SMOOTH, *OTHERS)]
 RUNS += [pytest.param("GroupLasso", s, id=f"GroupLasso-{s}", marks=pytest.mark.slow) for s in OTHERS]
 
@@ -73,6 +74,7 @@ def test_a_feature_that_is_masked_for_all_classes_is_not_there(x64):
     assert int(whole.degrees_of_freedom(found.params, X)) == int(part.degrees_of_freedom(expected.params, X[:, kept]))
 
 
+@pytest.mark.slow
 def test_start_and_update_keep_to_the_mask(x64):
     glm, rng = masked("Ridge"), np.random.default_rng(0)
     wild = glmcore.GLMParams(rng.standard_normal((5, 3)), rng.standard_normal(3))
@@ -101,7 +103,8 @@ def test_least_norm_where_features_are_collinear(x64):
     assert int(glm.degrees_of_freedom(result.params, doubled)) == rank + 2
 
 
-@pytest.mark.parametrize("kind", ["Ridge", pytest.param("UnRegularized", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Ridge", "UnRegularized"])
 def test_a_batch_of_masks(kind, x64):
     masks = np.stack([MASK, np.ones_like(MASK), MASK[:, ::-1]]).astype(bool)
     glm, rows = masked(kind, None), (jnp.asarray(X), jnp.asarray(Y))
