@@ -49,7 +49,9 @@ def close(found, expected, atol=1e-6):
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=atol)
 
 
-@pytest.mark.parametrize("kind", ["Ridge", *(pytest.param(k, marks=pytest.mark.slow) for k in ("Lasso", "UnRegularized"))])
+@pytest.mark.parametrize(
+    "kind", ["Ridge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("Lasso", "UnRegularized"))]
+)
 def test_each_target_equals_its_own_fit(kind):
     model = fitted(kind)
     assert model.coef_.shape == (P, N, K) and model.intercept_.shape == (N, K)
