@@ -58,6 +58,10 @@ class ClassifierGLM(FittingGLM):
     feature_names_in_ : ndarray of str
         Only if X is a DataFrame with string column names.
 
+    See Also
+    --------
+    ClassifierPopulationGLM : many targets on the same features.
+
     Notes
     -----
     Rows of X that hold a NaN are left out of ``fit``, ``update``, ``score`` and

@@ -215,6 +215,8 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        several = self._targets.LABEL_AXES > 1
+        tags.target_tags.multi_output, tags.target_tags.single_output = several, not several
         return tags
 
     def _infer_classes(self, found):

@@ -168,6 +168,7 @@ def test_files_pickles_and_clones(tmp_path):
     other = clone(model)
     assert np.array_equal(other.get_params()["feature_mask"], MASK) and "coef_" not in vars(other)
     assert is_classifier(other) and "feature_mask" in repr(other)
+    assert other.__sklearn_tags__().target_tags.multi_output
 
 
 def test_draws_and_derivatives():
