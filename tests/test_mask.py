@@ -65,6 +65,7 @@ def test_the_free_coefficients_are_optimal(kind, solver, x64):
         np.testing.assert_allclose(coef[3:].sum(axis=1), 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_feature_that_is_masked_for_all_classes_is_not_there(x64):
     whole, part = masked("Ridge", np.repeat([[1], [0], [1], [1], [0]], 3, axis=1)), masked("Ridge", None)
     kept = [0, 2, 3]

@@ -86,6 +86,7 @@ def test_a_class_that_a_target_lacks_is_said():
         population().fit(X, LACKING)
 
 
+@pytest.mark.slow
 def test_masks():
     """Each target is the core's fit with the mask of that target."""
     model = population(feature_mask=MASK).fit(X, Y)
