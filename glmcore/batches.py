@@ -157,6 +157,7 @@ def _sample(model: GLM, reader: Reader, found: Survey) -> DenseProblem:
         coordinates=coordinates,
         observations=model.observations,
         penalty=model.penalty,
+        mask=model.stacked_mask,
         inverse_link=model.inverse_link,
         fit_intercept=model.fit_intercept,
     )

@@ -143,12 +143,23 @@ def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
 
 
 def check_penalty(model, X: PyTree) -> None:
-    """Strengths that are negative, not finite or do not fit the features are refused."""
+    """Strengths that are negative, not finite or do not fit the features are refused, and a mask
+    that does not fit them."""
+    n_classes = model.observations.n_outputs
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], n_classes), x.dtype), X)
     if isinstance(model.penalty, AbstractScalablePenalty):
-        n_classes = model.observations.n_outputs
-        model.penalty.check(
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], n_classes), x.dtype), X)
+        model.penalty.check(like)
+    if model.mask is None:
+        return
+    structure = jax.tree.structure(like)
+    if jax.tree.structure(model.mask) != structure:
+        raise ValueError(
+            f"mask must mirror X, whose structure is {structure}; "
+            f"found {jax.tree.structure(model.mask)}"
         )
+    for found, expected in zip(jax.tree.leaves(model.mask), jax.tree.leaves(like)):
+        if found.shape != expected.shape:
+            raise ValueError(f"mask must have shape {expected.shape}, found {found.shape}")
 
 
 def check_state(model, coordinates: Coordinates, X: PyTree) -> None:

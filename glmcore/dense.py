@@ -1,5 +1,7 @@
 """The problem of rows that are in memory: one matrix of centred features."""
 
+from typing import Optional
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ class DenseProblem(Problem):
     coordinates: Coordinates
     observations: AbstractObservations
     penalty: AbstractPenalty
+    mask: Optional[Bool[Array, "p K"]]
     inverse_link: InverseLink = eqx.field(static=True)
     fit_intercept: bool = eqx.field(static=True)
 
@@ -51,6 +54,7 @@ class DenseProblem(Problem):
             coordinates=coordinates,
             observations=model.observations,
             penalty=model.penalty,
+            mask=model.stacked_mask,
             inverse_link=model.inverse_link,
             fit_intercept=model.fit_intercept,
         )
@@ -69,14 +73,15 @@ class DenseProblem(Problem):
         coordinates = self.coordinates.on_features(index)
         penalty = self.penalty.on_features(self.coordinates.split(self.coordinates.scale), index)
         parts = (self.X[:, index], coordinates, penalty)
-        return eqx.tree_at(lambda q: (q.X, q.coordinates, q.penalty), self, parts)
+        part = eqx.tree_at(lambda q: (q.X, q.coordinates, q.penalty), self, parts)
+        return part if self.mask is None else eqx.tree_at(lambda q: q.mask, part, self.mask[index])
 
     @property
     def n_rows(self) -> int:
         return self.weight.size
 
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
-        product = self.X @ (self.coordinates.varying_scale * params.coef)
+        product = self.X @ (self.stretch * params.coef)
         # The barriers keep XLA from turning the transpose into a product in a slow layout, and
         # from transposing once for each of its readers.
         transposed = jax.lax.optimization_barrier(product).T
@@ -99,7 +104,7 @@ class DenseProblem(Problem):
         return self._mean(excess)
 
     def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
-        coef = row_sums(residual, self.X).T * self.coordinates.varying_scale
+        coef = row_sums(residual, self.X).T * self.stretch
         if not self.fit_intercept:
             return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
         return GLMParams(coef, jnp.sum(residual, axis=1))
@@ -128,7 +133,9 @@ class DenseProblem(Problem):
         own = (self.y[None, :] == classes[:, None]) & used
         best_other = jnp.max(jnp.where(own, -jnp.inf, eta), axis=0, keepdims=True)
         lead = jnp.where(own, eta - best_other, jnp.inf)
-        centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
+        centred = eta
+        if self.mask is None:  # else the mean may depend on what is masked for a class
+            centred = eta - jnp.mean(eta, axis=0, keepdims=True, where=self.present[:, None])
         return Extremes(
             behind=jnp.max(-lead),
             ahead=jnp.max(jnp.where(own, lead, -jnp.inf)),

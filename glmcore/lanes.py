@@ -55,6 +55,7 @@ class Lane(NamedTuple):
             coordinates=self.coordinates,
             observations=self.model.observations,
             penalty=self.model.penalty,
+            mask=self.model.stacked_mask,
             inverse_link=self.model.inverse_link,
             fit_intercept=self.model.fit_intercept,
         )
@@ -123,7 +124,7 @@ class Lanes(eqx.Module):
     @property
     def stretch(self) -> Points:
         """Factor from inner coordinates to columns of the design."""
-        return self.each(lambda _, problem: _point(problem.coordinates.varying_scale, 1))
+        return self.each(lambda _, problem: _point(problem.stretch, 1))
 
     def loss(self, points: Points) -> tuple[PerLane, Points]:
         """The loss and its gradient."""
@@ -145,12 +146,12 @@ class Lanes(eqx.Module):
     def residual(self, gradient: Points) -> PerLane:
         """Norm of a gradient in each lane's own coordinates."""
 
-        def one(lane: Lane, _, gradient):
+        def one(lane: Lane, problem: Problem, gradient):
             if lane.own is not None:
                 here, own = lane.coordinates, lane.own
                 shift = (own.centre - here.centre)[None, :] * gradient[:, -1:]
                 coef = (gradient[:, :-1] / here.scale.T - shift) * own.scale.T
-                gradient = jnp.concatenate([coef, gradient[:, -1:]], axis=1)
+                gradient = _point(problem.masked(coef.T), gradient[:, -1])
             return jnp.sqrt(jnp.sum(jnp.square(gradient)))
 
         return self.each(one, gradient)
@@ -164,18 +165,27 @@ class Lanes(eqx.Module):
     def null(self) -> Points:
         return self.each(lambda _, problem: _point(*problem.null_params()))
 
-    def inverses(self, gram: Float[Array, "*L p1 p1"]) -> Float[Array, "L p1 p1"]:
-        """Inverses of a model of the Hessian that all classes share, see Preconditioner."""
+    def preconditioner(self, gram: Float[Array, "*L p1 p1"]) -> Callable[[Points], Points]:
+        """The inverse of a model of the Hessian that all classes share, see Preconditioner, times
+        a gradient."""
 
         def one(_, problem: Problem, gram):
             loss, quadratic = problem.curvature()
-            stretch = jnp.mean(_point(problem.coordinates.varying_scale, 1), axis=0)
+            stretch = jnp.max(_point(problem.stretch, 1), axis=0)
             penalty = jnp.mean(_point(quadratic, 1 - problem.fit_intercept), axis=0)
             jitter = loss * penalty.size * 10 * jnp.finfo(penalty.dtype).eps
             gram = loss * stretch[:, None] * gram * stretch[None, :]
             return _inverse(gram + jnp.diag(penalty + jitter))
 
-        return self.each(one, jnp.broadcast_to(gram, (self.size, *gram.shape[-2:])))
+        inverses = self.each(one, jnp.broadcast_to(gram, (self.size, *gram.shape[-2:])))
+
+        def precondition(gradient: Points) -> Points:
+            solved = jnp.einsum("lkq,lqp->lkp", gradient, inverses)
+            if self.lane.model.mask is None:
+                return solved
+            return self.each(lambda _, problem, point: _masked(problem, point), solved)
+
+        return precondition
 
     def minimise(self, start: Points, precondition: Callable) -> tuple[Lockstep, "Found"]:
         """All lanes at their minimum, but for those that have trouble on the way."""
@@ -242,8 +252,7 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
     """With the minimum at the mean of all lanes' weights: theirs is close by."""
     flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
     lanes, gram, _ = _lanes(args, flags, 1, common)
-    inverses = lanes.inverses(gram)
-    end, _ = lanes.minimise(lanes.null(), lambda g: jnp.einsum("lkq,lqp->lkp", g, inverses))
+    end, _ = lanes.minimise(lanes.null(), lanes.preconditioner(gram))
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
@@ -268,14 +277,11 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
             return flat.reshape(gradient.shape) * present[:, :, None]
 
     else:
-        inverses = lanes.inverses(gram)
-
-        def precondition(gradient):
-            return jnp.einsum("lkq,lqp->lkp", gradient, inverses)
-
+        precondition = lanes.preconditioner(gram)
     end, found = lanes.minimise(start, precondition)
     result = lanes.results(end, found)
-    return result, end.arrived & result.converged & measured
+    in_time = end.n_iter <= lanes.lane.solver.maxiter
+    return result, end.arrived & result.converged & measured & in_time
 
 
 def _lanes(args, batched, size: int, common: Optional[Common]):
@@ -363,6 +369,10 @@ def _point(coef: Float[Array, "p K"], intercept: Any) -> Float[Array, "K p1"]:
     """Class by class, the intercept (or what stands in its place) last."""
     last = jnp.broadcast_to(jnp.asarray(intercept, coef.dtype), coef[0].shape)
     return jnp.concatenate([coef.T, last[:, None]], axis=1)
+
+
+def _masked(problem: Problem, point: Float[Array, "K p1"]) -> Float[Array, "K p1"]:
+    return _point(problem.masked(point[:, :-1].T), point[:, -1])
 
 
 def _params(point: Float[Array, "K p1"]) -> GLMParams:

@@ -27,38 +27,79 @@ def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
     return GLMParams(user.coef, jnp.where(present, intercept, floor))
 
 
-def feature_rank(problem: Problem) -> Int[Array, ""]:
-    """Rank of the rows with weight of centred features, each scaled to unit variance."""
-    nonzero, _ = _row_space(problem)
-    return jnp.sum(nonzero).astype(int)
+def identifiable(problem: Problem) -> Int[Array, ""]:
+    """Number of coefficients that the rows with weight of centred features, each scaled to unit
+    variance, tell apart: K - 1 times their rank, for K classes that are present, without a mask."""
+    free, n_features = jnp.sum(problem.present) - 1, problem.coordinates.deviation.size
+    triangle, n_used = problem.triangle()
+    spans, _ = _row_space(triangle, n_used)
+    rank = jnp.sum(spans).astype(int)
+    if problem.mask is None:
+        return free * rank
+
+    def counted():
+        fitted = problem.mask & problem.present[None, :]
+        return jnp.sum(jnp.minimum(jnp.sum(fitted, axis=1), free)).astype(int)
+
+    def measured():
+        return jnp.sum(_row_space(_by_class(problem, triangle), n_used)[0]).astype(int)
+
+    return jax.lax.cond(rank < n_features, measured, counted)
 
 
-def _row_space(problem: Problem) -> tuple[Bool[Array, " m"], Float[Array, "p p"]]:
-    """Right singular vectors, as rows, and which of the first m of them span the row space."""
-    triangle, n_used = problem.triangle()  # the SVD never sees n rows
-    values, rows = right_singular(triangle)
-    n_used = jnp.maximum(n_used, triangle.shape[1]).astype(values.dtype)
-    return values > values[0] * n_used * jnp.finfo(values.dtype).eps, rows
+def _row_space(
+    matrix: Float[Array, "m d"], n_used: Int[Array, ""]
+) -> tuple[Bool[Array, " r"], Float[Array, "d d"]]:
+    """Right singular vectors, as rows, and which of the first r of them span the row space; the
+    matrix is a factor of ``n_used`` rows, which the SVD never sees."""
+    values, rows = right_singular(matrix)
+    size = jnp.maximum(n_used, matrix.shape[1]).astype(values.dtype)
+    return values > values[0] * size * jnp.finfo(values.dtype).eps, rows
+
+
+def _by_class(problem: Problem, triangle: Float[Array, "m p"]) -> Float[Array, "mK pK"]:
+    """The map from coefficients that are not masked to predictors without their level."""
+    present = problem.present.astype(triangle.dtype)
+    levelled = jnp.diag(present) - jnp.outer(present, present) / jnp.sum(present)
+    product = jnp.einsum("mp,kl,pl->mkpl", triangle, levelled, problem.mask.astype(triangle.dtype))
+    return product.reshape(-1, problem.mask.size)
 
 
 def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
     """Project coefficients, on the user's scale, onto the row space of the features."""
     coordinates = problem.coordinates
-    nonzero, rows = _row_space(problem)
-    rank, p = jnp.sum(nonzero), coef.shape[0]
-    unit = jnp.where(coordinates.deviation > 0, coordinates.deviation, 1)
+    triangle, n_used = problem.triangle()
+    spans, rows = _row_space(triangle, n_used)
+    user, deviation = coordinates.scale * coef, coordinates.deviation
 
     def project(user):
-        # A null direction of the scaled features, divided by their deviations, is one of the
-        # features themselves.  Last singular vectors first, so that these lead the QR.
-        is_null = (jnp.arange(p) >= rank)[::-1][None, :]
-        null = jnp.where(is_null, rows[::-1].T / unit[:, None], 0)
-        length = jnp.linalg.norm(null, axis=0)
-        null = null / jnp.where(length > 0, length, 1)[None, :]
-        basis = jnp.where(is_null, qr_basis(null), 0)
-        for _ in range(2):  # the second time removes what rounding left
-            user = user - basis @ (basis.T @ user)
-        return jnp.where(coordinates.deviation[:, None] > 0, user, 0)
+        if problem.mask is None:
+            return _projected(user, deviation, spans, rows)
+        of_mask = _row_space(_by_class(problem, triangle), n_used)
+        each = jnp.broadcast_to(deviation[:, None], user.shape).reshape(-1)
+        return problem.masked(_projected(user.reshape(-1, 1), each, *of_mask).reshape(user.shape))
 
-    user = coordinates.scale * coef
-    return jax.lax.cond(rank < p, project, lambda user: user, user) / coordinates.scale
+    deficient = jnp.sum(spans) < coef.shape[0]
+    return jax.lax.cond(deficient, project, lambda user: user, user) / coordinates.scale
+
+
+def _projected(
+    user: Float[Array, "d c"],
+    deviation: Float[Array, " d"],
+    spans: Bool[Array, " r"],
+    rows: Float[Array, "d d"],
+) -> Float[Array, "d c"]:
+    """``user`` without its part in the null space of columns of the given ``deviation``, whose
+    row space, with each divided by that, is known."""
+    # A null direction of the scaled features, divided by their deviations, is one of the
+    # features themselves.  Last singular vectors first, so that these lead the QR.
+    d = deviation.size
+    is_null = (jnp.arange(d) >= jnp.sum(spans))[::-1][None, :]
+    unit = jnp.where(deviation > 0, deviation, 1)
+    null = jnp.where(is_null, rows[::-1].T / unit[:, None], 0)
+    length = jnp.linalg.norm(null, axis=0)
+    null = null / jnp.where(length > 0, length, 1)[None, :]
+    basis = jnp.where(is_null, qr_basis(null), 0)
+    for _ in range(2):  # the second time removes what rounding left
+        user = user - basis @ (basis.T @ user)
+    return jnp.where(deviation[:, None] > 0, user, 0)

@@ -1,4 +1,4 @@
-"""The model: observations, a link and a penalty."""
+"""The model: observations, a link, a penalty and a mask."""
 
 from typing import Any, Optional
 
@@ -6,15 +6,26 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
-from glmcore.least_norm import feature_rank
+from glmcore.least_norm import identifiable
 from glmcore.observations import AbstractObservations, InverseLink
-from glmcore.params import GLMParams
-from glmcore.penalties import AbstractPenalty, UnRegularized
+from glmcore.params import GLMParams, stack_rows
+from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
+from glmcore.tree import is_concrete
+
+
+def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
+    def convert(leaf: Any) -> Any:
+        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if is_concrete(leaf) and not np.isin(leaf, (0, 1)).all():
+            raise ValueError(f"mask must hold 0 and 1 only, found {np.unique(leaf)[:5]}")
+        return leaf.astype(bool)
+
+    return jax.tree.map(convert, mask)
 
 
 class GLM(eqx.Module):
@@ -36,6 +47,10 @@ class GLM(eqx.Module):
         Programs are compiled once per function object: pass the same one again.
     fit_intercept : bool, default True
         Whether an intercept is fitted.
+    mask : array of 0/1 of shape (p, K), or a pytree of these that mirrors X, optional
+        Fits hold coefficients at exactly zero where it is 0, whatever they start from; default
+        none.  The objective stays as it is, the sizes of groups included.  A feature that is
+        masked for some classes and not for others has no free level.
 
     Examples
     --------
@@ -46,12 +61,19 @@ class GLM(eqx.Module):
     >>> params = model.initialize_params(X, y)
     >>> model.objective(params, X, y).round(4)
     Array(0.6365, dtype=float32)
+
+    The first class is the reference:
+
+    >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1), mask=jnp.array([[0, 1]]))
+    >>> glmcore.fit(model, X, y).params.coef.round(3)
+    Array([[0.   , 0.772]], dtype=float32)
     """
 
     observations: AbstractObservations
     penalty: AbstractPenalty = UnRegularized()
     inverse_link: InverseLink = eqx.field(default=None, static=True)
     fit_intercept: bool = eqx.field(default=True, static=True)
+    mask: Optional[PyTree] = eqx.field(default=None, converter=_as_mask)
 
     def __check_init__(self):
         for name, kind, example in (
@@ -63,6 +85,17 @@ class GLM(eqx.Module):
                     f"{name} must be an instance such as glmcore.{example}, "
                     f"found {getattr(self, name)!r}"
                 )
+        penalty = self.penalty
+        if not (self.mask is None or penalty.smooth or isinstance(penalty, AbstractScalablePenalty)):
+            raise ValueError(
+                f"a mask needs a smooth penalty or one of glmcore's: of {type(penalty).__name__} only "
+                "the prox of all coefficients together is known"
+            )
+
+    @property
+    def stacked_mask(self) -> Optional[Bool[Array, "p K"]]:
+        """The mask in one matrix."""
+        return None if self.mask is None else stack_rows(jax.tree.map(jnp.asarray, self.mask))
 
     def linear_predictor(self, params: GLMParams, X: PyTree) -> Float[Array, "n K"]:
         """``X @ coef + intercept``, summed over the leaves of a pytree X; shape (n, K)."""
@@ -122,25 +155,35 @@ class GLM(eqx.Module):
         return self.observations.sample(key, self.log_proba(params, X))
 
     def degrees_of_freedom(
-        self, params: GLMParams, X: PyTree, sample_weight: Any = None
+        self, params: GLMParams, X: PyTree, sample_weight: Any = None, present: Any = None
     ) -> Int[Array, ""]:
         """Number of free parameters that the fit used, intercept included.
 
-        Of the K coefficients of a feature at most K - 1 are free.  Smooth penalties: p (K - 1),
-        without a penalty the rank of the (centred) features in place of p; sparse penalties:
-        the nonzero coefficients, at most K - 1 of them a feature.
+        Of the K coefficients of a feature at most K - 1 are free.  Smooth penalties: those that
+        are not masked, so p (K - 1) without a mask; without a penalty as many as the (centred)
+        features tell apart, so their rank in place of p; sparse penalties: those not zero.
+        Classes that a fit left out are those that are not ``present`` (K,); default none.
         """
-        free = self.observations.n_outputs - 1
-        leaves = jax.tree.leaves(params.coef)
+        n_outputs = self.observations.n_outputs
+        present = jnp.ones(n_outputs, bool) if present is None else jnp.asarray(present)
+        free = jnp.sum(present) - 1
         if isinstance(self.penalty, UnRegularized):
             labels = jnp.zeros(jax.tree.leaves(X)[0].shape[0], jnp.int32)  # no matter which
-            used = free * feature_rank(self._problem(X, labels, sample_weight))
-        elif self.penalty.smooth:
-            used = free * sum(leaf.shape[0] for leaf in leaves)
+            problem = self._problem(X, labels, sample_weight)
+            used = identifiable(eqx.tree_at(lambda q: q.present, problem, present))
         else:
-            counts = [jnp.sum(leaf != 0, axis=-1) for leaf in leaves]
-            used = sum(jnp.sum(jnp.minimum(count, free)) for count in counts)
+            used = 0
+            for leaf in jax.tree.leaves(self._fitted(params)):
+                used += jnp.sum(jnp.minimum(jnp.sum(leaf & present[None, :], axis=1), free))
         return jnp.asarray(used + free * self.fit_intercept)
+
+    def _fitted(self, params: GLMParams) -> PyTree:
+        """Which coefficients count as parameters of a penalised fit."""
+        if not self.penalty.smooth:
+            return jax.tree.map(lambda w: w != 0, params.coef)
+        if self.mask is not None:
+            return self.mask
+        return jax.tree.map(lambda w: jnp.ones(w.shape, bool), params.coef)
 
     def _nll(self, params: GLMParams, X: PyTree, y: Any) -> Float[Array, " n"]:
         eta = self.linear_predictor(params, X)

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 
 class GLMParams(eqx.Module):
@@ -47,8 +47,8 @@ def stack_columns(X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=1)
 
 
-def stack_rows(coef: PyTree[Float[Array, "_ K"]]) -> Float[Array, "p K"]:
-    """Place the leaves of a pytree of coefficients on top of each other."""
+def stack_rows(coef: PyTree[Shaped[Array, "_ K"]]) -> Shaped[Array, "p K"]:
+    """Place the leaves of a pytree of coefficients, or of a mask of these, on top of each other."""
     leaves = jax.tree.leaves(coef)
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=0)
 

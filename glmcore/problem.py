@@ -1,6 +1,7 @@
 """A fit as a solver sees it: a loss of the linear predictor, a penalty, scaled coefficients."""
 
 import abc
+from typing import Optional
 
 import equinox as eqx
 import jax
@@ -44,6 +45,7 @@ class Problem(eqx.Module):
     Everything that touches n rows goes through the methods that are abstract here.  ``y`` and
     ``weight`` are the labels of the samples and their shares of the total weight, or of groups of
     samples with one label; ``n_rows``, perhaps rounded, is for guesses at what is worth its cost.
+    Coefficients where ``mask`` is False are zero: nothing here sees or gives others.
     """
 
     y: eqx.AbstractVar[Int[Array, " n"]]
@@ -52,16 +54,26 @@ class Problem(eqx.Module):
     coordinates: eqx.AbstractVar[Coordinates]
     observations: eqx.AbstractVar[AbstractObservations]
     penalty: eqx.AbstractVar[AbstractPenalty]
+    mask: eqx.AbstractVar[Optional[Bool[Array, "p K"]]]
     inverse_link: eqx.AbstractVar[InverseLink]
     fit_intercept: eqx.AbstractVar[bool]
     n_rows: eqx.AbstractVar[int]
 
     def start(self, params: GLMParams) -> GLMParams:
         """Inner parameters without what this problem has no place for: an intercept where none
-        is fitted, coefficients of classes that are left out."""
-        coef = jnp.where(self.present[None, :], params.coef, 0)
+        is fitted, coefficients that are masked or of classes that are left out."""
+        coef = self.masked(jnp.where(self.present[None, :], params.coef, 0))
         intercept = params.intercept if self.fit_intercept else jnp.zeros_like(params.intercept)
         return GLMParams(coef, intercept)
+
+    def masked(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        """``coef`` with zeros where the mask has them."""
+        return coef if self.mask is None else jnp.where(self.mask, coef, 0)
+
+    @property
+    def stretch(self) -> Float[Array, "p K"]:
+        """Factor from inner coefficients to those of the features; 0 where there is nothing to fit."""
+        return self.masked(self.coordinates.varying_scale)
 
     # The loss, through the linear predictor
 
@@ -137,7 +149,7 @@ class Problem(eqx.Module):
     # The penalty, on the user's scale
 
     def penalty_value(self, coef: Float[Array, "p K"]) -> Float[Array, ""]:
-        return self.penalty.value(self.coordinates.coef_to_user(coef))
+        return self.penalty.value(self.coordinates.coef_to_user(self.masked(coef)))
 
     def penalty_gradient(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
         return jax.grad(self.penalty_value)(coef)
@@ -159,7 +171,7 @@ class Problem(eqx.Module):
         moved = self.penalty.prox(
             self.coordinates.split(scale * coef), self.coordinates.split(step * scale**2)
         )
-        return stack_rows(moved) / scale
+        return self.masked(stack_rows(moved) / scale)
 
     def level(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
         """Coefficients at the level of the classes that the penalty likes best: the loss is
@@ -168,14 +180,17 @@ class Problem(eqx.Module):
             return coef
         user = self.coordinates.coef_to_user(coef)
         levelled = stack_rows(self.penalty.level(user)) / self.coordinates.scale
-        # The coef of a class that is left out stays 0.
-        return jnp.where(jnp.all(self.present), levelled, coef)
+        # Coefficients that are masked or of a class that is left out stay 0.
+        free = jnp.all(self.present)
+        if self.mask is not None:
+            free = free & jnp.all(self.mask, axis=1, keepdims=True)
+        return jnp.where(free, levelled, coef)
 
     def pressure(self, gradient: Float[Array, "p K"]) -> Float[Array, "p K"]:
         """How many times the strengths a loss gradient is, see
         :meth:`AbstractScalablePenalty.pressure`."""
         user = self.coordinates.split(gradient / self.coordinates.scale)
-        return stack_rows(self.penalty.pressure(user))
+        return self.masked(stack_rows(self.penalty.pressure(user)))
 
     def curvature(self) -> tuple[Float[Array, ""], Float[Array, "p K"]]:
         r"""A cheap model of the Hessian in these coordinates.

@@ -1,7 +1,11 @@
 """How a fit ended."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -49,8 +53,8 @@ _NAMES = (
 )
 
 
-def status_name(status: Status) -> str:
-    """Name of a member, read once from the device.
+def status_name(status: Status) -> Any:
+    """Name of a member, read once from the device; of a batch, a list of names.
 
     Examples
     --------
@@ -59,11 +63,11 @@ def status_name(status: Status) -> str:
     'out_of_steps'
     """
     (index,) = jax.tree.leaves(status)
-    return _NAMES[int(np.asarray(index))]
+    return np.array(_NAMES)[np.asarray(index)].tolist()
 
 
-def status_named(name: str) -> Status:
-    """The member of a name, or a ValueError.
+def status_named(name: str | Sequence[str]) -> Status:
+    """The member of a name, or the batch of several, or a ValueError.
 
     Examples
     --------
@@ -71,6 +75,9 @@ def status_named(name: str) -> Status:
     >>> Status[status_named("converged")]
     'converged'
     """
-    if name not in _NAMES:
-        raise ValueError(f"unknown status {name!r}; known are {', '.join(_NAMES)}")
-    return getattr(Status, name)
+    names = [name] if isinstance(name, str) else name
+    for each in names:
+        if each not in _NAMES:
+            raise ValueError(f"unknown status {each!r}; known are {', '.join(_NAMES)}")
+    members = [getattr(Status, each) for each in names]
+    return members[0] if isinstance(name, str) else jax.tree.map(lambda *s: jnp.stack(s), *members)

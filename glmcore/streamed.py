@@ -1,7 +1,7 @@
 """The problem of rows that are read anew for every pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -44,6 +44,7 @@ class StreamedProblem(Problem):
     coordinates: Coordinates
     observations: AbstractObservations
     penalty: AbstractPenalty
+    mask: Optional[Bool[Array, "p K"]]
     inverse_link: InverseLink = eqx.field(static=True)
     fit_intercept: bool = eqx.field(static=True)
     n_rows: int = eqx.field(static=True)
@@ -62,6 +63,7 @@ class StreamedProblem(Problem):
             coordinates=sample.coordinates,
             observations=model.observations,
             penalty=model.penalty,
+            mask=sample.mask,
             inverse_link=model.inverse_link,
             fit_intercept=model.fit_intercept,
             n_rows=1 << survey.n_used.bit_length(),  # nearby numbers share a program

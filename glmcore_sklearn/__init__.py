@@ -1,16 +1,19 @@
 """scikit-learn estimators over ``glmcore``."""
 
-from glmcore_sklearn.classifier import ClassifierGLM, StepResult
+from glmcore_sklearn.classifier import ClassifierGLM
+from glmcore_sklearn.fitting import StepResult
 from glmcore_sklearn.labels import ClassesNotSetError
 from glmcore_sklearn.logistic import LogisticRegression
 from glmcore_sklearn.names import SolverSpec
 from glmcore_sklearn.path import RegularizationPath, regularization_path
 from glmcore_sklearn.path_display import RegularizationPathDisplay
 from glmcore_sklearn.persistence import load_model
+from glmcore_sklearn.population import ClassifierPopulationGLM
 
 __all__ = [
     "ClassesNotSetError",
     "ClassifierGLM",
+    "ClassifierPopulationGLM",
     "LogisticRegression",
     "RegularizationPath",
     "RegularizationPathDisplay",

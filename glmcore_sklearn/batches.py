@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     Attributes
     ----------
     features : Features
-    y : ndarray of int32, shape (n_samples,)
+    y : ndarray of int32, shape (n_samples,) or (n_samples, n_targets)
     weight : ndarray of shape (n_samples,)
     n_used : int
         Rows of weight above 0.
@@ -33,10 +33,10 @@ class Batch(NamedTuple):
     n_used: int
 
 
-def read(X, y):
-    """Checked features, and labels that are not yet translated."""
+def read(X, y, n_axes):
+    """Checked features, and labels of so many axes that are not yet translated."""
     features = check_features(X)
-    found = labels.as_labels(y)
+    found = labels.as_labels(y, n_axes=n_axes)
     check_lengths(jax.tree.leaves(features.X)[0].shape[0], len(found))
     return features, found
 

@@ -1,5 +1,6 @@
 """What an estimator was told: the arguments of its constructor, and what they stand for."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,9 +67,7 @@ class ConfiguredGLM(BaseEstimator):
     @_Parameter
     def solver_name(self, given):
         """Name of the solver that a fit runs; the default's is the table's before data is seen."""
-        parameters = jax.tree.leaves([vars(self).get(name) for name in ("coef_", "intercept_")])
-        n_params = sum(leaf.size for leaf in parameters) or None
-        return names.solver_class(given, self.regularizer, n_params).__name__
+        return names.solver_class(given, self.regularizer, self._n_params()).__name__
 
     @_Parameter
     def solver_kwargs(self, given):
@@ -90,6 +89,10 @@ class ConfiguredGLM(BaseEstimator):
         self.regularizer_strength = regularizer_strength
         self.solver_name = solver_name
         self.solver_kwargs = solver_kwargs
+
+    @abc.abstractmethod
+    def _n_params(self):
+        """Number of parameters of the last fit, by which the default solver goes; None: unknown or it does not."""
 
     @property
     def classes_(self):
@@ -122,9 +125,9 @@ class ConfiguredGLM(BaseEstimator):
             shown |= {n: getattr(self, n) for n in ("regularizer", "regularizer_strength", "solver_name")}
         except (TypeError, ValueError):  # a name not known: shown as it was given
             shown = dict(given)
-        for name in ("inverse_link_function", "solver_kwargs"):
+        for name in self._get_param_names():
             if given[name] is not None:
-                shown[name] = given[name]
+                shown.setdefault(name, given[name])
         inside = ", ".join(f"{k}={_short(shown[k])}" for k in self._get_param_names() if k in shown)
         return f"{type(self).__name__}({inside})"
 
@@ -163,10 +166,10 @@ class ConfiguredGLM(BaseEstimator):
             names.check_link(link, n_classes)
         return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
 
-    def _model(self):
+    def _model(self, mask=None):
         strength = vars(self)["regularizer_strength"]
         penalty = names.with_strength(self.regularizer, strength)
-        return dataclasses.replace(self._predictor(), penalty=penalty)
+        return dataclasses.replace(self._predictor(), penalty=penalty, mask=mask)
 
     def _solver(self, n_params=None, state=None):
         """The solver of a fit of so many parameters, or of a state."""

@@ -96,8 +96,8 @@ def check_features(X, *, argument="X", nan="drop"):
     return Features(structure.unflatten(cast), None, used)
 
 
-def check_coef(coef):
-    """Coefficients, which may have been set by hand, as 2-D arrays in the sample dtype.
+def check_coef(coef, n_axes=2):
+    """Coefficients, which may have been set by hand, as arrays of so many axes in the sample dtype.
 
     Examples
     --------
@@ -107,7 +107,10 @@ def check_coef(coef):
     paths, given, structure = _flatten(coef, "coef_")
     leaves = [_cast(_as_real_array(leaf, path)) for leaf, path in zip(given, paths)]
     for leaf, path in zip(leaves, paths):
-        _check_matrix_shape(leaf.shape, path)
+        if n_axes == 2:
+            _check_matrix_shape(leaf.shape, path)
+        elif leaf.ndim != n_axes or not leaf.size:
+            raise ValueError(f"{path} has shape {leaf.shape}, expected (n_features, n_targets, n_classes)")
     return leaves[0] if structure is None else structure.unflatten(leaves)
 
 
@@ -115,7 +118,7 @@ def _is_pytree(X):
     """Whether X is a container of features and not itself an array-like."""
     if isinstance(X, (list, tuple)):
         # The shape and not `ndim`, which a polars DataFrame lacks.
-        return any(isinstance(item, dict) or len(getattr(item, "shape", ())) == 2 for item in X) or (
+        return any(isinstance(item, dict) or len(getattr(item, "shape", ())) >= 2 for item in X) or (
             len(X) > 0 and isinstance(X[0], (list, tuple)) and _is_pytree(X[0])
         )
     # For JAX a sparse array is a pytree of its parts, and None one with no leaves.
@@ -413,17 +416,18 @@ def check_sample_weight(weight, n, *, argument="sample_weight"):
     return values
 
 
-def check_params(params, X, n_classes, *, argument="init_params", values=True):
+def check_params(params, X, outputs, *, argument="init_params", values=True):
     """Check a pair (coef, intercept) against the features that it multiplies.
 
     Parameters
     ----------
     params : (coef, intercept), or an object with these attributes
-        `coef` mirrors X, each leaf of shape (n_features, n_classes); `intercept` has shape (n_classes,). Tracers skip
+        `coef` mirrors X, each leaf of shape (n_features, *outputs); `intercept` has shape `outputs`. Tracers skip
         the value checks.
     X : array of shape (n_samples, n_features), or a pytree of such arrays
         From `check_features`.
-    n_classes : int
+    outputs : tuple of int
+        (n_classes,), or (n_targets, n_classes).
     argument : str or None
         The name of the argument in messages; None for the attributes ``coef_`` and ``intercept_`` of an estimator.
     values : bool
@@ -441,7 +445,7 @@ def check_params(params, X, n_classes, *, argument="init_params", values=True):
 
     Examples
     --------
-    >>> coef, intercept = check_params((np.zeros((2, 3)), [0, 1, 2]), np.ones((5, 2)), 3)
+    >>> coef, intercept = check_params((np.zeros((2, 3)), [0, 1, 2]), np.ones((5, 2)), (3,))
     >>> intercept
     array([0., 1., 2.], dtype=float32)
     """
@@ -451,18 +455,63 @@ def check_params(params, X, n_classes, *, argument="init_params", values=True):
         names = [f"coef_{keystr(path)}" for path, _ in pairs] + ["intercept_"]
     else:
         names = [f"coef{keystr(path)} of {argument}" for path, _ in pairs] + [f"intercept of {argument}"]
-    shapes = [(leaf.shape[1], n_classes) for _, leaf in pairs] + [(n_classes,)]
-    leaves = [*_match_structure(coef, structure, argument), intercept]
+    shapes = [(leaf.shape[1], *outputs) for _, leaf in pairs] + [outputs]
+    leaves = [*_match_structure(coef, structure, f"coef of {argument}"), intercept]
     leaves = [_cast(_as_real_array(leaf, name)) for leaf, name in zip(leaves, names)]
+    axes = ("n_targets", "n_classes")[-len(outputs) :]
     for leaf, name, shape in zip(leaves, names, shapes):
         if leaf.shape != shape:
-            what = "(n_features, n_classes)" if len(shape) == 2 else "(n_classes,)"
+            what = ("n_features", *axes) if name.startswith("coef") else axes
+            what = f"({what[0]},)" if len(what) == 1 else f"({', '.join(what)})"
             raise ValueError(f"{name} has shape {leaf.shape}, expected {what} = {shape}")
     if values and not _all_finite(leaves):
         for leaf, name in zip(leaves, names):
             if not _all_finite([leaf]) and not np.isfinite(leaf).all():
                 raise ValueError(f"{name} holds NaN or infinity, expected finite {leaf.dtype} numbers")
     return structure.unflatten(leaves[:-1]), leaves[-1]
+
+
+def check_mask(mask, X, outputs, *, argument="feature_mask"):
+    """Check a mask of coefficients against the features that these multiply.
+
+    Parameters
+    ----------
+    mask : array-like of 0/1, or a pytree of these
+        It mirrors X, each leaf of shape (n_features, *outputs).
+    X : array of shape (n_samples, n_features), or a pytree of such arrays
+        From `check_features`.
+    outputs : tuple of int
+        (n_targets, n_classes).
+    argument : str
+        The name of the argument in messages.
+
+    Returns
+    -------
+    mask
+        NumPy arrays of bool in the structure of X.
+
+    Raises
+    ------
+    ValueError
+        If the structure, a shape or a value is wrong.
+
+    Examples
+    --------
+    >>> check_mask([[[1, 0]]], np.ones((5, 1)), (1, 2))
+    array([[[ True, False]]])
+    """
+    pairs, structure = jax.tree_util.tree_flatten_with_path(X)
+    leaves = _match_structure(mask, structure, argument)
+    checked = []
+    for (path, features), leaf in zip(pairs, leaves):
+        name, leaf = argument + keystr(path), np.asarray(leaf)
+        shape = (features.shape[1], *outputs)
+        if leaf.shape != shape:
+            raise ValueError(f"{name} has shape {leaf.shape}, expected (n_features, n_targets, n_classes) = {shape}")
+        if leaf.dtype.kind not in "biuf" or not np.isin(leaf, (0, 1)).all():
+            raise ValueError(f"{name} must hold 0 and 1 only, found {np.unique(leaf)[:5].tolist()}")
+        checked.append(leaf.astype(bool))
+    return structure.unflatten(checked)
 
 
 def _as_pair(params, argument):
@@ -474,14 +523,14 @@ def _as_pair(params, argument):
     raise ValueError(f"{argument} is a {type(params).__name__}{size}, expected a pair (coef, intercept)")
 
 
-def _match_structure(coef, structure, argument):
-    """Leaves of coef, which must have the structure of X."""
+def _match_structure(tree, structure, argument):
+    """Leaves of a tree, which must have the structure of X."""
     try:
-        leaves = structure.flatten_up_to(coef)
+        leaves = structure.flatten_up_to(tree)
     except ValueError:
         leaves = None
     if leaves is None or any(map(_is_pytree, leaves)):
         raise ValueError(
-            f"coef of {argument} differs in structure from X: found {jax.tree.structure(coef)}, expected {structure}"
+            f"{argument} differs in structure from X: found {jax.tree.structure(tree)}, expected {structure}"
         )
     return leaves

@@ -21,21 +21,23 @@ class ClassesNotSetError(NotFittedError, RuntimeError):
     """A method that needs the classes was called before they were known."""
 
 
-def as_labels(y, argument="y"):
-    """Turn what a user passes as targets into a 1-D array of labels.
+def as_labels(y, argument="y", n_axes=1):
+    """Turn what a user passes as targets into an array of labels.
 
     Parameters
     ----------
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,), or (n_samples, n_targets) for two axes
         Numbers (floats must be integral), booleans, strings, bytes, datetime64 or hashable objects, as a list, NumPy or
         JAX array, pandas Series, Index or Categorical. A column (n_samples, 1) is flattened with a
         ``DataConversionWarning``.
     argument : str
         The name of the argument in messages.
+    n_axes : {1, 2}
+        Whether y is one target or several.
 
     Returns
     -------
-    labels : ndarray of shape (n_samples,)
+    labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
 
     Raises
     ------
@@ -52,7 +54,7 @@ def as_labels(y, argument="y"):
         ...
     ValueError: Input y contains NaN: 1 of 2 labels, the first at index 1.
     """
-    labels = _as_vector(y, argument)
+    labels = _as_vector(y, argument) if n_axes == 1 else _as_matrix(y, argument)
     kind = labels.dtype.kind
     if labels.size == 0:
         raise ValueError(f"{argument} holds no samples, expected at least one label")
@@ -72,14 +74,29 @@ def as_labels(y, argument="y"):
     return labels
 
 
-def _as_vector(y, argument):
-    """The array of labels with its rank checked; see `as_labels`."""
+def _as_matrix(y, argument):
+    """The array of labels of several targets; see `as_labels`."""
+    labels = _as_array(y, argument, "2d")
+    if labels.ndim != 2:
+        raise ValueError(
+            f"{argument} should be a 2d array, got an array of shape {labels.shape} instead: expected one column of "
+            "labels a target, shape (n_samples, n_targets)"
+        )
+    return labels.astype(object) if labels.dtype.kind == "T" else labels
+
+
+def _as_array(y, argument, expected):
     if y is None:
         raise ValueError(f"This estimator requires {argument} to be passed, but the target {argument} is None")
     try:
-        labels = np.asarray(y)
+        return np.asarray(y)
     except ValueError as error:
-        raise ValueError(f"{argument} should be a 1d array, got a ragged sequence instead: {error}") from error
+        raise ValueError(f"{argument} should be a {expected} array, got a ragged sequence instead: {error}") from error
+
+
+def _as_vector(y, argument):
+    """The array of labels of one target; see `as_labels`."""
+    labels = _as_array(y, argument, "1d")
     if labels.ndim == 2 and labels.shape[1] == 1:
         return column_or_1d(labels, warn=True)
     if labels.ndim != 1:
@@ -100,23 +117,24 @@ def _check_float_labels(labels, argument):
     _refuse(np.isinf(labels), "infinity", argument)
     if (labels != np.trunc(labels)).any():
         # Always raises here; called for scikit-learn's own words.
-        check_classification_targets(labels)
+        check_classification_targets(labels.ravel())
 
 
 def _check_object_labels(labels, argument):
     try:
         # Python work is done once a distinct label: rows can be many.
-        distinct = dict.fromkeys(labels.tolist())
+        distinct = dict.fromkeys(labels.ravel().tolist())
     except TypeError as error:
         raise ValueError(
             f"{argument} holds labels that cannot be hashed, expected hashable labels: {error}"
         ) from error
     for test, what in ((_is_missing, "missing labels (NaN, NaT or None)"), (_is_infinite, "infinity")):
         if any(map(test, distinct)):
-            _refuse(np.array([test(label) for label in labels]), what, argument)
+            bad = np.array([test(label) for label in labels.flat])
+            _refuse(bad.reshape(labels.shape), what, argument)
     if all(isinstance(label, numbers.Real) for label in distinct):
         if any(label != math.trunc(label) for label in distinct):
-            check_classification_targets(labels.astype(float))
+            check_classification_targets(labels.ravel().astype(float))
 
 
 def _is_missing(label):
@@ -133,8 +151,14 @@ def _refuse(bad, what, argument):
     if bad.any():
         raise ValueError(
             f"Input {argument} contains {what}: {np.count_nonzero(bad)} of {bad.size} labels, "
-            f"the first at index {np.argmax(bad)}."
+            f"the first at {_place(bad)}."
         )
+
+
+def _place(bad):
+    """Where the first set entry of a boolean array is."""
+    first = np.argwhere(bad)[0].tolist()
+    return f"index {first[0]}" if len(first) == 1 else f"row {first[0]}, column {first[1]}"
 
 
 def _object_array(items):
@@ -150,7 +174,7 @@ def infer_classes(labels):
 
     Parameters
     ----------
-    labels : ndarray of shape (n_samples,)
+    labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
         From `as_labels`.
 
     Returns
@@ -165,6 +189,7 @@ def infer_classes(labels):
     >>> infer_classes(np.array(["b", 1, "a"], dtype=object))
     array(['b', 1, 'a'], dtype=object)
     """
+    labels = labels.ravel()
     kind = labels.dtype.kind
     if kind == "O":
         distinct = list(dict.fromkeys(labels.tolist()))
@@ -204,7 +229,7 @@ def encode(labels, classes, argument="y"):
 
     Parameters
     ----------
-    labels : ndarray of shape (n_samples,)
+    labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
         From `as_labels`. Equality decides: 1.0 and True are the class 1.
     classes : ndarray of shape (n_classes,)
     argument : str
@@ -212,7 +237,7 @@ def encode(labels, classes, argument="y"):
 
     Returns
     -------
-    indices : ndarray of int32, shape (n_samples,)
+    indices : ndarray of int32, in the shape of `labels`
 
     Raises
     ------
@@ -236,7 +261,7 @@ def encode(labels, classes, argument="y"):
     elif "O" in kinds:
         index_of = {label: index for index, label in enumerate(_items(classes))}
         indices = [index_of.get(label, -1) for label in _items(labels)]
-        indices = np.array(indices, dtype=np.int32)
+        indices = np.array(indices, dtype=np.int32).reshape(labels.shape)
         known = indices >= 0
     elif _FAMILY[kinds[0]] == _FAMILY[kinds[1]]:
         order = np.argsort(classes)
@@ -247,9 +272,10 @@ def encode(labels, classes, argument="y"):
         known = np.zeros(labels.shape, dtype=bool)
     if known.all():
         return indices
+    what = "rows" if labels.ndim == 1 else "labels"
     raise ValueError(
         f"{argument} holds labels that are not in classes_: {_listing(labels[~known])} ({np.count_nonzero(~known)} of "
-        f"{labels.size} rows, first at index {np.argmin(known)}). Valid labels: {_listing(classes, limit=20)}."
+        f"{labels.size} {what}, first at {_place(~known)}). Valid labels: {_listing(classes, limit=20)}."
     )
 
 
@@ -258,13 +284,13 @@ def decode(indices, classes):
 
     Parameters
     ----------
-    indices : array-like of int, shape (n_samples,)
+    indices : array-like of int
         NumPy or JAX array of values in 0..n_classes-1.
     classes : ndarray of shape (n_classes,)
 
     Returns
     -------
-    labels : ndarray of shape (n_samples,)
+    labels : ndarray in the shape of `indices`
         In the dtype of `classes`.
 
     Examples
@@ -343,6 +369,7 @@ def check_class_count(classes, n_classes):
 
 def _items(labels):
     # tolist() makes hashing fast but turns nanosecond dates into bare integers.
+    labels = labels.ravel()
     return list(labels) if labels.dtype.kind in "mM" else labels.tolist()
 
 

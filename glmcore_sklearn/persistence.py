@@ -84,9 +84,10 @@ def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = No
 
 
 def _rebuild(content: dict) -> Any:
-    from glmcore_sklearn.classifier import ClassifierGLM  # it imports this module
+    from glmcore_sklearn.classifier import ClassifierGLM  # they import this module
+    from glmcore_sklearn.population import ClassifierPopulationGLM
 
-    kinds = {kind.__name__: kind for kind in (ClassifierGLM,)}
+    kinds = {kind.__name__: kind for kind in (ClassifierGLM, ClassifierPopulationGLM)}
     if content["class"] not in kinds:
         raise ValueError(f"it holds a {content['class']!r}; known are {', '.join(kinds)}")
     kind = kinds[content["class"]]

@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
@@ -21,6 +22,8 @@ SKLEARN_ADVICE = {
     "far_from_zero": "subtract the mean of the features, or pass X in float64",
     "separable": "lower C, which makes the penalty stronger",
 }
+#: Targets that a message names.
+_SHOWN = 5
 
 
 def _not_converged(result, solver, advice):
@@ -30,6 +33,13 @@ def _not_converged(result, solver, advice):
         f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: "
         f"{glmcore.Status[result.status]}. Optimality residual {float(result.optimality):.1e}, "
         f"tol {tol:.1e}. To change that, {advice}."
+    )
+
+
+def _not_finite(result, solver):
+    return (
+        f"{type(solver).__name__}: {glmcore.Status[result.status]} after {int(result.n_iter)} steps; look for huge "
+        "values in X, init_params or the coef_ of a warm start, or a custom inverse_link_function that gives NaN"
     )
 
 
@@ -48,16 +58,58 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
     """
     status = glmcore.status_name(result.status)
     if status == "nonfinite":
-        raise ValueError(
-            f"{type(solver).__name__}: {glmcore.Status[result.status]} after {int(result.n_iter)} steps; look for "
-            "huge values in X, init_params or the coef_ of a warm start, or a custom inverse_link_function that gives NaN"
-        )
+        raise ValueError(_not_finite(result, solver))
     if status == "missing_class":
         seen = np.bincount(y[weight > 0], minlength=len(classes))
         missing = classes[seen == 0].tolist()
         warnings.warn(f"the weights of the classes {missing} are all zero: they are left out", stacklevel=3)
     elif status != "converged":
         warnings.warn(_not_converged(result, solver, advice[status]), ConvergenceWarning, stacklevel=3)
+
+
+def report_targets(result, solver, present, classes):
+    """Turn the statuses of the fits of many targets into a ValueError or at most two warnings.
+
+    Parameters
+    ----------
+    result : glmcore_sklearn.many.Fits
+    solver : glmcore.AbstractSolver
+    present : ndarray of bool, shape (n_targets, K)
+        Which classes the rows with weight hold.
+    classes : ndarray of shape (K,)
+    """
+    status = np.array(glmcore.status_name(result.status))
+    if (bad := np.flatnonzero(status == "nonfinite")).size:
+        raise ValueError(f"targets {_few(bad)}: {_not_finite(_of_target(result, bad[0]), solver)}")
+    lacking = np.flatnonzero(~present.all(axis=1))
+    if lacking.size:
+        missing = classes[~present[lacking[0]]].tolist()
+        warnings.warn(
+            f"targets {_few(lacking)} lack some of the classes, {lacking[0]} for one {missing}: they are fitted on "
+            "those they have",
+            stacklevel=3,
+        )
+    failed = np.flatnonzero((status != "converged") & (status != "missing_class"))
+    if failed.size:
+        worst = failed[np.argmax(np.asarray(result.optimality)[failed])]
+        warnings.warn(
+            f"{failed.size} of {status.size} targets did not converge: {_few(failed)}. The worst is target {worst}: "
+            + _not_converged(_of_target(result, worst), solver, ADVICE[status[worst]]),
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def _of_target(result, target):
+    numbers = (result.status, result.n_iter, result.objective, result.optimality)
+    status, *rest = jax.tree.map(lambda leaf: leaf[target], numbers)
+    return result._replace(status=status, n_iter=rest[0], objective=rest[1], optimality=rest[2])
+
+
+def _few(targets):
+    """The first of some numbers, as text."""
+    shown = ", ".join(map(str, targets[:_SHOWN]))
+    return f"{shown}, ... ({targets.size} in all)" if targets.size > _SHOWN else shown
 
 
 def warn_of_unused_strength(regularizer, strength):

@@ -410,15 +410,15 @@ TREE = {"a": MATRIX, "b": MATRIX[:, :1]}
 )
 @pytest.mark.parametrize("values", [True, False])
 def test_good_params_are_cast(params, values):
-    coef, intercept = check_params(params, MATRIX, 3, values=values)
+    coef, intercept = check_params(params, MATRIX, (3,), values=values)
     assert coef.shape == (2, 3) and intercept.shape == (3,)
     assert coef.dtype == intercept.dtype == np.float32
 
 
 def test_params_of_a_pytree_mirror_it():
-    coef, _ = check_params(({"b": [[0, 0, 0]], "a": COEF}, INTERCEPT), TREE, 3)
+    coef, _ = check_params(({"b": [[0, 0, 0]], "a": COEF}, INTERCEPT), TREE, (3,))
     assert {name: leaf.shape for name, leaf in coef.items()} == {"a": (2, 3), "b": (1, 3)}
-    coef, _ = check_params(([COEF, COEF], INTERCEPT), [MATRIX, MATRIX], 3)
+    coef, _ = check_params(([COEF, COEF], INTERCEPT), [MATRIX, MATRIX], (3,))
     assert isinstance(coef, list)
 
 
@@ -446,17 +446,17 @@ def test_params_of_a_pytree_mirror_it():
 )
 def test_bad_params(params, X, message):
     with pytest.raises(ValueError, match=message):
-        check_params(params, X, 3)
+        check_params(params, X, (3,))
 
 
 def test_params_carry_the_name_of_their_argument():
     with pytest.raises(ValueError, match="^params is a tuple of length 3"):
-        check_params((1, 2, 3), MATRIX, 3, argument="params")
+        check_params((1, 2, 3), MATRIX, (3,), argument="params")
 
 
 def test_params_may_be_tracers():
     def total(params):
-        coef, intercept = check_params(params, MATRIX, 3)
+        coef, intercept = check_params(params, MATRIX, (3,))
         return coef.sum() + intercept.sum()
 
     params = jnp.array(COEF), jnp.array(INTERCEPT)
@@ -467,11 +467,11 @@ def test_params_may_be_tracers():
 
 
 def test_values_of_params_are_skipped_on_request():
-    assert np.isnan(check_params((COEF, INTERCEPT + np.nan), MATRIX, 3, values=False)[1]).all()
+    assert np.isnan(check_params((COEF, INTERCEPT + np.nan), MATRIX, (3,), values=False)[1]).all()
 
 
 def test_large_params_whose_sum_overflows_are_finite():
-    check_params((COEF + 3e38, INTERCEPT), MATRIX, 3)
+    check_params((COEF + 3e38, INTERCEPT), MATRIX, (3,))
 
 
 def test_nothing_warns_on_good_data():

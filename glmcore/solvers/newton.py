@@ -90,10 +90,14 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
     hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
     hessian = hessian + jnp.diag(sample.penalty.T.ravel())
-    diagonal = jnp.diagonal(hessian).reshape(K, p)
+    along = jnp.sum(jnp.diagonal(hessian).reshape(K, p), axis=0)
+    if problem.mask is not None:
+        free = jnp.concatenate([problem.mask, jnp.ones((1, K), bool)])
+        along = jnp.where(jnp.all(free, axis=1), along, 0)  # a mask fixes the level
+        hessian = jnp.where(jnp.outer(free.T, free.T), hessian, 0)
     if problem.shift_invariant:  # the loss is flat along the level of the classes
         level = jnp.where(problem.present, 1 / jnp.sum(problem.present), 0).astype(eta.dtype)
-        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(jnp.sum(diagonal, axis=0)))
+        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(along))
     return hessian
 
 

@@ -85,6 +85,7 @@ class Optax(AbstractSolver):
             value_fn=lambda moved: problem.objective(coordinates.from_user(moved)),
         )
         params = coordinates.from_user(optax.apply_updates(user, updates))
+        params = GLMParams(problem.masked(params.coef), params.intercept)
         return params, state, self.evaluate(problem, params, problem.predictor(params), state)
 
     def refresh(

@@ -12,7 +12,7 @@ from typing import Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.factors import cholesky
 from glmcore.params import GLMParams
@@ -51,6 +51,7 @@ class Preconditioner(eqx.Module):
     diagonal: Float[Array, "p1 K"]
     level: Float[Array, " K"]
     level_curvature: Float[Array, " p1"]
+    mask: Optional[Bool[Array, "p K"]]
 
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
@@ -86,8 +87,8 @@ class Preconditioner(eqx.Module):
         along = jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
         root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
-            root = _inverse_factors(sample.design, weight, penalty)
-        return cls(root, loss + sample.penalty, level, along)
+            root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
+        return cls(root, loss + sample.penalty, level, along, problem.mask)
 
     def repeated(self, n_classes: int) -> "Preconditioner":
         """The same with the shared block once for each class."""
@@ -100,7 +101,8 @@ class Preconditioner(eqx.Module):
         solved = self._solve(stacked - along[:, None] * self.level[None, :])
         missing = along / self.level_curvature - solved @ self.level
         solved = solved + missing[:, None] * self.level[None, :]
-        return GLMParams(solved[:-1], solved[-1])
+        coef = solved[:-1] if self.mask is None else jnp.where(self.mask, solved[:-1], 0)
+        return GLMParams(coef, solved[-1])
 
     def _solve(self, stacked: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
         if self.root is None:
@@ -125,16 +127,27 @@ def _sample(
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 
 
+def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]:
+    """Columns of the design that a block is about; None: all of them."""
+    if problem.mask is None:
+        return None
+    mask = problem.mask.T if blocks > 1 else jnp.any(problem.mask, axis=1)[None, :]
+    return jnp.concatenate([mask, jnp.ones_like(mask[:, :1])], axis=1)
+
+
 def _inverse_factors(
     design: Float[Array, "m p1"],
     weight: Float[Array, "blocks m"],
     penalty: Float[Array, "blocks p1"],
+    fitted: Optional[Bool[Array, "blocks p1"]],
 ) -> Float[Array, "blocks p1 p1"]:
     def gram(weight: Float[Array, " m"]) -> Float[Array, "p1 p1"]:
         return design.T @ (weight[:, None] * design)
 
     # One class after the other: all weighted copies of the design would not fit in a cache.
     grams = jax.lax.map(gram, weight)
+    if fitted is not None:
+        grams = jnp.where(fitted[:, :, None] & fitted[:, None, :], grams, 0)
     # Features nobody penalises may be collinear: keep the factors positive definite.
     jitter = jnp.sum(weight, axis=1) * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
     diagonals = jax.vmap(jnp.diag)(penalty + jitter[:, None])

@@ -242,7 +242,7 @@ def _score(problem: Problem, params: GLMParams, gradient: GLMParams) -> Float[Ar
     else:
         pressure = jnp.full_like(params.coef, 2)
     used = problem.present[None, :] & (problem.coordinates.deviation > 0)[:, None]
-    coef = jnp.where(used, jnp.where(params.coef != 0, jnp.inf, pressure), 0)
+    coef = problem.masked(jnp.where(used, jnp.where(params.coef != 0, jnp.inf, pressure), 0))
     return jnp.concatenate([coef, intercept[None, :].astype(coef.dtype)])
 
 

@@ -67,7 +67,11 @@ class Quadratic(eqx.Module):
         place = jnp.full(score.size, capacity, jnp.int32)
         place = place.at[index].set(jnp.arange(size, dtype=jnp.int32)).reshape(score.shape)
         hessian = _hessian(problem, eta, index, size)
-        diagonal = _spread_out(jnp.diagonal(hessian), place, jnp.mean(jnp.diagonal(hessian)))
+        mean = jnp.mean(jnp.diagonal(hessian))
+        diagonal = _spread_out(jnp.diagonal(hessian), place, mean)
+        if problem.mask is not None:  # what does not bend says nothing of its group
+            coef = jnp.where(problem.mask, diagonal[:-1], mean)
+            diagonal = jnp.concatenate([coef, diagonal[-1:]])
         metric = _metric(problem, diagonal)
         root = jnp.sqrt(metric.ravel()[index])
         lipschitz = _largest_eigenvalue(hessian / (root[:, None] * root[None, :]))
@@ -160,7 +164,7 @@ def _hessian(
 ) -> Float[Array, "c c"]:
     n_classes = eta.shape[0]
     X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
-    scale = problem.coordinates.varying_scale
+    scale = problem.stretch
     intercept = jnp.full((1, weight.size), problem.fit_intercept, eta.dtype)
     # Transposed, rows of features are gathered as they lie.
     features = jax.lax.optimization_barrier(jnp.concatenate([X.T, intercept]))

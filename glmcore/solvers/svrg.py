@@ -370,6 +370,7 @@ class SVRG(AbstractSVRG):
     ) -> GLMParams:
         coef = gradient.coef + problem.penalty_gradient(params.coef)
         direction = state.metric.apply(GLMParams(coef, gradient.intercept))
+        direction = GLMParams(problem.masked(direction.coef), direction.intercept)
         return tree_axpy(-state.stepsize, direction, params)
 
 
