@@ -3,6 +3,7 @@
 from glmcore_sklearn.classifier import ClassifierGLM, StepResult
 from glmcore_sklearn.labels import ClassesNotSetError
 from glmcore_sklearn.logistic import LogisticRegression
+from glmcore_sklearn.logistic_cv import LogisticRegressionCV
 from glmcore_sklearn.names import SolverSpec
 from glmcore_sklearn.path import RegularizationPath, regularization_path
 from glmcore_sklearn.path_display import RegularizationPathDisplay
@@ -12,6 +13,7 @@ __all__ = [
     "ClassesNotSetError",
     "ClassifierGLM",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "RegularizationPath",
     "RegularizationPathDisplay",
     "SolverSpec",
