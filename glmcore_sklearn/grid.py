@@ -75,14 +75,6 @@ def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
     -------
     Cells
         NumPy arrays, in the order of ``Cs``.
-
-    Examples
-    --------
-    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32), np.array([0, 1, 0, 1])
-    >>> folds = Folds.of([([0, 1, 2], [3]), ([1, 2, 3], [0])], np.ones(4, np.float32), np.ones(4), whole=False)
-    >>> cells = fit_grid(X, y, 2, folds, np.array([0.1, 1.0]), [0.0], True, [glmcore.LBFGS()])
-    >>> cells.coef.shape, cells.neg_log_loss.shape
-    ((2, 1, 2, 1, 1), (2, 1, 2))
     """
     order = np.argsort(Cs, kind="stable")
     totals = folds.train.sum(axis=1, keepdims=True)

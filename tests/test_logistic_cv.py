@@ -1,7 +1,6 @@
 """``LogisticRegressionCV`` against scikit-learn's, converged; one grid of two shapes, so that programs are shared."""
 
 import inspect
-import warnings
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ X, Y = small(n=90)
 X = X - X.mean(axis=0)
 BINARY = Y > 0
 WEIGHT = np.linspace(0.1, 3, len(Y))
-GRID = {"Cs": [10.0, 1e-2, 1.0], "cv": 3, "max_iter": 1000, "tol": 1e-12, "l1_ratios": (0,)}
+GRID = {"Cs": [10.0, 1e-2, 1.0], "cv": 3, "max_iter": 1000, "tol": 1e-12, "l1_ratios": (0.0,)}
 NEW = GRID | {"scoring": "neg_log_loss", "use_legacy_attributes": False}
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 1e-12 is near the rounding
@@ -49,7 +48,7 @@ def same(found, expected):
         mine, other = getattr(found, name), getattr(expected, name)
         assert (mine.shape, mine.dtype) == (other.shape, other.dtype), name
     paths = (levelled(m.coefs_paths_, multinomial) for m in (found, expected))
-    np.testing.assert_allclose(*paths, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(*paths, atol=1e-7)
     level = expected.intercept_.mean() if multinomial else 0
     np.testing.assert_allclose(found.intercept_, expected.intercept_ - level, atol=1e-7)
 
@@ -62,7 +61,7 @@ def test_the_constructor_is_that_of_scikit_learn():
 
 
 @pytest.mark.parametrize("y", [Y, BINARY, np.array(["c", "a", "b"])[Y]], ids=["three", "two", "strings"])
-@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("refit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_same_grid_and_choice(y, refit):
     same(*both(X, y, refit=refit))
 
@@ -86,12 +85,13 @@ def test_weights_and_class_weights(scoring, class_weight):
     same(*both(X, Y, WEIGHT, scoring=scoring, class_weight=class_weight))
 
 
+@pytest.mark.slow
 def test_no_intercept():
     same(*both(X, Y, fit_intercept=False))
 
 
 @pytest.mark.parametrize("y", [Y, BINARY], ids=["three", "two"])
-@pytest.mark.parametrize("l1_ratios", [None, (0,)], ids=["no axis", "axis"])
+@pytest.mark.parametrize("l1_ratios", [None, (0.0,)], ids=["no axis", "axis"])
 @pytest.mark.filterwarnings("ignore:.*l1_ratios=None:FutureWarning")
 def test_legacy_attributes(y, l1_ratios):
     found, expected = both(X, y, use_legacy_attributes=True, l1_ratios=l1_ratios)
@@ -130,6 +130,7 @@ def test_folds_that_repeat_rows_and_masks():
     same(*both(X, Y, cv=masks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [Y, BINARY], ids=["three", "two"])
 def test_ratios_equal_separate_fits(y):
     """saga stops where coefficients stand still; LogisticRegression is held against the oracle elsewhere."""
@@ -149,6 +150,7 @@ def test_ratios_equal_separate_fits(y):
             np.testing.assert_array_equal(found[:, :-1] == 0, single.coef_ == 0)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32():
     before = jax.config.jax_enable_x64
     exact, single = (LogisticRegressionCV(**NEW | {"tol": 1e-4}).fit(X.astype(t), Y) for t in ("f8", "f4"))
@@ -163,6 +165,7 @@ def test_one_program_whatever_the_values(programs):
     assert programs.compiled == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_one_warning_counts_the_fits_that_did_not_converge():
     with pytest.warns(ConvergenceWarning, match=r"in \d+ of 10 fits, first in fold 0 at C=.*raise max_iter") as told:
@@ -170,16 +173,13 @@ def test_one_warning_counts_the_fits_that_did_not_converge():
     assert len(told) == 1
 
 
-@pytest.mark.filterwarnings("default")
 def test_the_words_about_what_scikit_learn_changes():
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        LogisticRegressionCV(Cs=[1.0]).fit(X, Y)
-    words = [str(w.message) for w in told if w.category is FutureWarning]
+    with pytest.warns(FutureWarning) as told:
+        LogisticRegressionCV(Cs=GRID["Cs"], cv=3).fit(X, Y)
+    words = [str(w.message) for w in told]
     assert [any(name in w for w in words) for name in ("l1_ratios", "scoring", "use_legacy_attributes")] == [True] * 3
     with pytest.warns(FutureWarning, match="penalty was deprecated"):
-        model = LogisticRegressionCV(**NEW | {"penalty": "l1", "solver": "saga", "tol": 1e-4}).fit(X, Y)
-    assert model.l1_ratio_ == 1
+        LogisticRegressionCV(**NEW | {"penalty": "l2"}).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,6 @@ def test_score_is_that_of_the_scorer():
     assert found.score(X, Y, sample_weight=WEIGHT) == pytest.approx(expected.score(X, Y, sample_weight=WEIGHT), rel=1e-7)
 
 
-def test_strings_and_no_penalty():
-    """C = inf is no penalty."""
-    found, expected = both(X, Y, Cs=[1.0, np.inf])
+def test_no_penalty():
+    found, expected = both(X, Y, Cs=[1.0, 0.1, np.inf])
     np.testing.assert_allclose(found.scores_, expected.scores_, rtol=1e-6)
