@@ -4,6 +4,7 @@ from glmcore_sklearn.classifier import ClassifierGLM
 from glmcore_sklearn.fitting import StepResult
 from glmcore_sklearn.labels import ClassesNotSetError
 from glmcore_sklearn.logistic import LogisticRegression
+from glmcore_sklearn.logistic_cv import LogisticRegressionCV
 from glmcore_sklearn.names import SolverSpec
 from glmcore_sklearn.path import RegularizationPath, regularization_path
 from glmcore_sklearn.path_display import RegularizationPathDisplay
@@ -15,6 +16,7 @@ __all__ = [
     "ClassifierGLM",
     "ClassifierPopulationGLM",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "RegularizationPath",
     "RegularizationPathDisplay",
     "SolverSpec",

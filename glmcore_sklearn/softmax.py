@@ -27,12 +27,24 @@ _SOLVERS = {
 }
 
 
-def make_penalty(C, l1_ratio, total_weight, n_classes):
-    r"""The penalty of ``C`` and ``l1_ratio`` for samples of so much weight.
+def strength_and_ratio(C, l1_ratio, total_weight, n_classes):
+    r"""Strength and ratio of the penalty of ``C`` and ``l1_ratio`` for samples of so much weight; both may be arrays.
 
     For K >= 3 the strength is ``1 / (C W)`` and the ratio that of scikit-learn.  For K = 2 its row u is the
     difference of our columns -u/2 and u/2, where ``|u|_1`` costs as much and ``|u|_2^2`` half: the strength is
     ``(2 - l1_ratio) / (C W)``, the ratio ``l1_ratio / (2 - l1_ratio)``.
+
+    Examples
+    --------
+    >>> strength_and_ratio(C=2.0, l1_ratio=0.5, total_weight=10.0, n_classes=2)
+    (0.075, 0.333...)
+    """
+    ratio_sum = 2 - l1_ratio if n_classes == 2 else 1
+    return ratio_sum / (C * total_weight), l1_ratio / ratio_sum
+
+
+def make_penalty(C, l1_ratio, total_weight, n_classes):
+    r"""The penalty of ``C`` and ``l1_ratio`` for samples of so much weight, see :func:`strength_and_ratio`.
 
     Examples
     --------
@@ -41,9 +53,8 @@ def make_penalty(C, l1_ratio, total_weight, n_classes):
     """
     if np.isinf(C):
         return glmcore.UnRegularized()
-    ratio_sum = 2 - l1_ratio if n_classes == 2 else 1
-    strength = ratio_sum / (C * total_weight)
-    return glmcore.Ridge(strength) if l1_ratio == 0 else glmcore.ElasticNet(strength, l1_ratio / ratio_sum)
+    strength, ratio = strength_and_ratio(C, l1_ratio, total_weight, n_classes)
+    return glmcore.Ridge(strength) if l1_ratio == 0 else glmcore.ElasticNet(strength, ratio)
 
 
 def make_model(penalty, n_classes, fit_intercept):
@@ -110,6 +121,14 @@ def make_solver(solver, penalty, n_params, tol, max_iter, random_state=None):
     if random_state is not None and "seed" in inspect.signature(kind).parameters:
         settings["seed"] = check_random_state(random_state).randint(2**31 - 1)
     return names.make_solver(kind, settings)
+
+
+def make_path_solver(solver, penalty, tol, max_iter, random_state=None):
+    """:func:`make_solver` for fits that begin where others ended: LBFGS or, with an l1 part, ProximalNewton where the
+    choice is left to the penalty."""
+    if solver in _SOLVERS and _SOLVERS[solver] is None:
+        solver = "LBFGS" if penalty.smooth else "ProximalNewton"
+    return make_solver(solver, penalty, None, tol, max_iter, random_state)
 
 
 def precision(dtype):

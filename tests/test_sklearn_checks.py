@@ -4,9 +4,10 @@ import warnings
 
 import jax
 import pytest
+from sklearn.linear_model import LogisticRegressionCV as TheirsCV
 from sklearn.utils.estimator_checks import check_estimator
 
-from glmcore_sklearn import ClassifierGLM, LogisticRegression
+from glmcore_sklearn import ClassifierGLM, LogisticRegression, LogisticRegressionCV
 
 BY_DESIGN = {
     "check_classifiers_train": "predict_proba gives log-probabilities unless asked for probabilities",
@@ -30,6 +31,13 @@ def statuses(estimator, expected_failed_checks):
 @pytest.mark.slow
 def test_logistic_regression():
     assert statuses(LogisticRegression(), {}) == {"failed": set(), "xfail": set()}
+
+
+@pytest.mark.slow
+def test_logistic_regression_cv():
+    settings = {"Cs": 3, "cv": 3, "l1_ratios": (0,), "scoring": "neg_log_loss", "use_legacy_attributes": False}
+    theirs = statuses(TheirsCV(**settings), {})
+    assert statuses(LogisticRegressionCV(**settings), {})["failed"] <= theirs["failed"]
 
 
 @pytest.mark.slow

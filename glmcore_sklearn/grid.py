@@ -1,0 +1,172 @@
+"""Cross-validation of a softmax over strengths of its penalty: one compiled program for all folds and strengths."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+import glmcore
+from glmcore_sklearn import reports, softmax
+
+
+class Cells(NamedTuple):
+    """Fits of all folds, l1 ratios and strengths, the first axes of every array, and their scores on the rows held out.
+
+    ``coef`` (F, R, S, rows, p) and ``intercept`` (F, R, S, rows) have scikit-learn's shapes: ``rows`` is K, or 1 for
+    K = 2.
+    """
+
+    coef: Any
+    intercept: Any
+    n_iter: Any
+    status: Any
+    optimality: Any
+    converged: Any
+    neg_log_loss: Any
+    accuracy: Any
+
+
+class Folds(NamedTuple):
+    """Weights (F, n) of all rows in the fits of the folds and in their scores."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, splits, weight, score_weight, whole):
+        """The folds of (train, test), indices that may repeat rows or masks; ``whole`` adds, as the last one, a fold
+        that holds nothing out.
+
+        ``weight`` and ``score_weight`` (n,) are those of the rows themselves.
+        """
+        rows = np.arange(len(weight))
+        train, test = (
+            np.stack([np.bincount(rows[part], minlength=len(rows)) for part in parts]) for parts in zip(*splits)
+        )
+        if whole:
+            train, test = np.vstack([train, np.ones_like(train[:1])]), np.vstack([test, np.zeros_like(test[:1])])
+        return cls((train * weight).astype(weight.dtype), (test * score_weight).astype(weight.dtype))
+
+
+def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
+    """Fit every C and l1 ratio in every fold, from the strongest penalty on, each begun where the last one ended.
+
+    A fold's strength is that of the weight it trains on, as in separate fits.  There is one compiled program, or two
+    if some l1 ratios are 0 and some are not.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, p)
+    y : ndarray of shape (n,)
+        Class indices.
+    n_classes : int
+    folds : Folds
+    Cs : ndarray of shape (S,)
+        In any order.
+    l1_ratios : ndarray of shape (R,)
+    fit_intercept : bool
+    solvers : sequence of R glmcore.AbstractSolver
+
+    Returns
+    -------
+    Cells
+        NumPy arrays, in the order of ``Cs``.
+    """
+    order = np.argsort(Cs, kind="stable")
+    totals = folds.train.sum(axis=1, keepdims=True)
+    X, y, train, test = glmcore.pad_rows(X, y.astype(np.int32), folds.train.T, folds.test.T)
+    rows = X, y, np.ascontiguousarray(train.T), np.ascontiguousarray(test.T)
+    found = []
+    for l1_ratio, solver in zip(l1_ratios, solvers):
+        strengths, ratio = softmax.strength_and_ratio(Cs[order], l1_ratio, totals, n_classes)
+        ratio = None if l1_ratio == 0 else np.asarray(ratio, X.dtype)
+        cells = _fit_cells(*rows, strengths.astype(X.dtype), ratio, n_classes, bool(fit_intercept), solver)
+        found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, np.argsort(order)], cells))
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *found)
+
+
+def best_cells(scores, refit):
+    """Indices (folds, ratios, strengths) of the fits whose mean is the answer.
+
+    With ``refit`` that of all rows, the fold after those of ``scores`` (F, R, S), with the best sum of scores; else the
+    best of each fold.  Of equal scores the first counts, strengths before ratios.
+
+    Examples
+    --------
+    >>> scores = np.array([[[1.0, 3.0, 2.0]], [[1.0, 0.0, 2.0]]])
+    >>> best_cells(scores, refit=True)
+    (array([2]), array([0]), array([2]))
+    """
+    n_folds, *shape = scores.shape
+    flat = np.swapaxes(scores, 1, 2).reshape(n_folds, -1)
+    best, folds = flat.argmax(axis=1), np.arange(n_folds)
+    if refit:
+        best, folds = flat.sum(axis=0, keepdims=True).argmax(axis=1), np.array([n_folds])
+    strengths, ratios = np.unravel_index(best, shape[::-1])
+    return folds, ratios, strengths
+
+
+def report_cells(cells, used, Cs, solver):
+    """Turn the statuses of the fits of which the mask ``used`` is true into a ValueError, one warning or nothing."""
+    bad = np.argwhere(used & ~cells.converged)
+    if not len(bad):
+        return
+    statuses = [jax.tree.map(lambda s: s[tuple(index)], cells.status) for index in bad]  # noqa: B023
+    names = [glmcore.status_name(status) for status in statuses]
+    first = names.index("nonfinite") if "nonfinite" in names else 0
+    where = f"first in fold {bad[first][0]} at C={Cs[bad[first][2]]:.3g}: {glmcore.Status[statuses[first]]}"
+    words = f"{type(solver).__name__} did not converge in {len(bad)} of {used.sum()} fits, {where}."
+    if names[first] == "nonfinite":
+        raise ValueError(f"{words} Look for huge values in X.")
+    warnings.warn(
+        f"{words} Largest optimality residual {cells.optimality[used].max():.1e}, tol {float(solver.tol):.1e}. To change "
+        f"that, {reports.SKLEARN_ADVICE[names[first]]}.",
+        ConvergenceWarning,
+        stacklevel=5,
+    )
+
+
+@eqx.filter_jit
+def _fit_cells(X, y, train, test, strengths, ratio, n_classes, fit_intercept, solver):
+    def model(strength):
+        penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
+        return softmax.make_model(penalty, n_classes, fit_intercept)
+
+    def path(train, test, strengths):
+        def forward(params, strength):
+            glm = model(strength)
+            found = glmcore.fit(glm, X, y, solver=solver, init_params=params, sample_weight=train)
+            return found.params, _cell(glm, found, X, y, test)
+
+        start = model(strengths[0]).initialize_params(X, y, train)
+        return jax.lax.scan(forward, start, strengths)[1]
+
+    return jax.vmap(path)(train, test, strengths)
+
+
+def _cell(model, found, X, y, test):
+    coef, intercept = found.params.coef.T, found.params.intercept
+    if len(intercept) == 2:
+        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    log_proba = model.log_proba(found.params, X)
+    likelihood = jnp.exp(jnp.take_along_axis(log_proba, y[:, None], axis=1)[:, 0])
+    eps = jnp.finfo(X.dtype).eps  # clipped as scikit-learn's log_loss is
+    right = (jnp.argmax(log_proba, axis=1) == y).astype(X.dtype)
+    return Cells(
+        coef=coef,
+        intercept=intercept,
+        n_iter=found.n_iter,
+        status=found.status,
+        optimality=found.optimality,
+        converged=found.converged,
+        neg_log_loss=_mean(jnp.log(jnp.clip(likelihood, eps, 1 - eps)), test),
+        accuracy=_mean(right, test),
+    )
+
+
+def _mean(scores, weight):
+    return jnp.sum(weight * scores) / jnp.sum(weight)
