@@ -141,7 +141,7 @@ def minimise(
     start: Float[Array, "*shape"],
     length: Float[Array, "*shape"],
     most: int = 100,
-    share: float = 0.05,
+    share: float = 0.01,
 ) -> Float[Array, "*shape"]:
     r"""FISTA with restarts on :math:`slope \cdot d + \tfrac12 d \cdot bend(d)` plus a penalty, for
     ``d`` from ``start``, until a step is ``share`` of the first one or ``most`` are done."""
