@@ -3,6 +3,7 @@
     python -m benchmarks                      everything (most of an hour on two cores)
     python -m benchmarks --only iris cold     these problems and measures; the rest stays
     python -m benchmarks --quick              small data, into a trial folder
+    python -m benchmarks --only many-bootstraps --quick    one of the comparisons, quickly
 
 writes ``benchmarks/results.json``, ``benchmarks/figures/`` and the section "Speed" of the README.
 Run it on a machine that does nothing else.
@@ -17,6 +18,9 @@ its time is that of the first rung with ``(F - F*) / F* <= 1e-6``.  F is compute
 (``objective``), F* by a slow float64 solver with a duality gap of at most 1e-8 (``reference``).
 Those that arrive run in turns: the median of five runs, of three if they take more than 2 s; a
 short fit has a warm-up run in each turn.  Of a tool's solvers the fastest counts.
+
+**Paths** (``path``) and **many models** (``many``) are judged in the same way, every answer of them
+for itself, but against the best answer of all tools.
 
 **Cold starts** (``cold``) and **peak memory** (``memory``) are those of fresh processes.  ``floor``
 compares a solver step with two reads of X, ``reuse`` counts compilations and times ``update``.

@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from benchmarks import cold, figure, floor, memory, report, results, reuse
+from benchmarks import cold, figure, floor, many, memory, path, report, results, reuse
 from benchmarks.peers import PEERS
 from benchmarks.problems import LARGE, problems
 from benchmarks.race import BUDGET, QUICK_BUDGET, race
@@ -18,7 +18,7 @@ MEASURES = ("cold", "updates", "compilations", "memory", "steps")
 
 def arguments(names):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choices = [*names, *MEASURES]
+    choices = [*names, *MEASURES, *path.PATHS, *many.BATCHES]
     parser.add_argument(
         "--only",
         nargs="+",
@@ -38,7 +38,8 @@ def arguments(names):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a fiftieth of the synthetic rows and no patience; nothing but a trial folder is written",
+        help="less of everything (a fiftieth of the synthetic rows, ten strengths of a path, a tenth "
+        "of many models) and no patience; nothing but a trial folder is written",
     )
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each (default: 5)")
     return parser.parse_args()
@@ -71,6 +72,10 @@ def main():
         print(name, flush=True)
         if name in table:
             found["problems"][name] = race(table[name], peers, options.repeat, budget)
+        elif name in path.PATHS:
+            found.setdefault("paths", {})[name] = path.path(name, options.repeat, options.quick)
+        elif name in many.BATCHES:
+            found.setdefault("many", {})[name] = many.many(name, options.repeat, options.quick)
         else:
             found[name] = measure(name, table, options)
         results.save(folder / "results.json", found)

@@ -17,15 +17,17 @@ def penalty_value(penalty, coef, strength) -> float:
     return strength * np.sqrt(coef.shape[1]) * np.sum(np.linalg.norm(coef, axis=1))
 
 
-def objective(task, coef, intercept) -> float:
-    """Mean negative log-likelihood plus penalty."""
+def objective(task, coef, intercept, weight=None) -> float:
+    """Mean negative log-likelihood, of rows weighted by ``weight`` (n,), plus penalty."""
+    weight = np.ones(len(task.y)) if weight is None else np.asarray(weight, np.float64)
     coef, intercept = np.asarray(coef, np.float64), np.asarray(intercept, np.float64)
     total = 0.0
     for start in range(0, len(task.y), BLOCK):
         rows, y = task.X[start : start + BLOCK], task.y[start : start + BLOCK]
         eta = rows.astype(np.float64) @ coef + intercept
-        total += np.sum(logsumexp(eta, axis=1) - eta[np.arange(len(y)), y])
-    return total / len(task.y) + penalty_value(task.penalty, coef, task.strength)
+        nll = logsumexp(eta, axis=1) - eta[np.arange(len(y)), y]
+        total += np.sum(weight[start : start + BLOCK] * nll)
+    return total / np.sum(weight) + penalty_value(task.penalty, coef, task.strength)
 
 
 def relative_gap(task, coef, intercept, best) -> float:

@@ -22,12 +22,17 @@ from benchmarks.peers.core import PENALTIES
 from benchmarks.problems import Task, load_digits, standardised, synthetic
 from benchmarks.race import GAP
 
-N_STRENGTHS, MIN_RATIO = 100, 0.01
-#: Gap that a reference has to be within: a path in float64 with a tolerance of 1e-9.
+N_STRENGTHS, QUICK_STRENGTHS, MIN_RATIO = 100, 10, 0.01
 DATA = {
     "digits": partial(standardised, load_digits),
     "20000x100x5": partial(synthetic, 20_000, 100, 5, informative=0.1),
     "2000x1000x5": partial(synthetic, 2000, 1000, 5, informative=0.1),
+}
+#: Name, how the data are made, and the penalty.
+PATHS = {
+    f"path-{name}-{penalty.replace(' ', '-')}": (make, penalty)
+    for penalty in ("lasso", "group lasso")
+    for name, make in DATA.items()
 }
 TOLERANCES = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 #: A ladder ends after a run that takes longer (seconds).
@@ -36,41 +41,36 @@ FOLDER = Path(__file__).with_name("peers")
 ADELIE = os.environ.get("BENCHMARK_ADELIE_PYTHON", sys.executable)
 
 
-def paths(repeat: int) -> dict:
-    """All tools on all data with both penalties: for each, seconds, tolerance and largest gap."""
-    found = {}
-    for penalty in ("lasso", "group lasso"):
-        for name, make in DATA.items():
-            found[f"{name}, {penalty}"] = one_path(make, penalty, repeat)
-    return found
-
-
-def one_path(make, penalty: str, repeat: int) -> dict:
+def path(name: str, repeat: int, quick: bool) -> dict:
+    """Seconds, tolerance and largest gap of all tools on one of ``PATHS``; ``quick``: with ten
+    strengths."""
+    make, penalty = PATHS[name]
     X, y = make()
     X, y = np.ascontiguousarray(X, np.float32), y.astype(np.int32)
     n_classes = int(y.max()) + 1
     largest = strength_of_null_model(penalty, X, y, n_classes)
-    strengths = largest * np.geomspace(1, MIN_RATIO, N_STRENGTHS)
+    strengths = largest * np.geomspace(1, MIN_RATIO, QUICK_STRENGTHS if quick else N_STRENGTHS)
     tasks = [Task(X, y, n_classes, penalty, s) for s in strengths]
-    ours, seconds = _ours(tasks[0], strengths)
-    best = np.array([objective(t, *fit) for t, fit in zip(tasks, ours)])
-    results = {"glmcore": {"tolerance": "default", "seconds": seconds, "fits": ours}}
+    ours, cold = _ours(tasks[0], strengths)
+    times = [_ours(tasks[0], strengths)[1] for _ in range(repeat)]
+    answers = {"glmcore": _objectives(tasks, ours)}
+    tools = {"glmcore": {"seconds": statistics.median(times), "cold": cold}}
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), tasks[0], strengths)
         for tool, command in _commands(penalty).items():
-            results[tool] = _climb(command, Path(folder), tasks, best)
-    for tool, entry in results.items():
-        if "fits" in entry:
-            found = np.array([objective(t, *fit) for t, fit in zip(tasks, entry.pop("fits"))])
-            entry["objective"] = found
-    everyone = [e["objective"] for e in results.values() if "objective" in e]
-    best = np.min(everyone, axis=0)
-    for entry in results.values():
-        if "objective" in entry:
-            entry["gap"] = float(np.max((entry.pop("objective") - best) / best))
-    again = [_ours(tasks[0], strengths)[1] for _ in range(repeat)]
-    results["glmcore"]["seconds"] = statistics.median(again)
-    return {"shape": [*X.shape, n_classes], "tools": results}
+            tools[tool], answers[tool] = _climb(command, Path(folder), tasks, answers["glmcore"])
+    best = np.min(list(answers.values()), axis=0)
+    for tool, found in answers.items():
+        tools[tool]["gap"] = _gap(found, best)
+    return {"shape": [*X.shape, n_classes], "tools": tools}
+
+
+def _objectives(tasks, fits) -> np.ndarray:
+    return np.array([objective(task, *fit) for task, fit in zip(tasks, fits)])
+
+
+def _gap(found: np.ndarray, best: np.ndarray) -> float:
+    return float(np.max((found - best) / best))
 
 
 def _ours(task: Task, strengths: np.ndarray):
@@ -100,31 +100,28 @@ def _commands(penalty: str) -> dict:
     return commands
 
 
-def _climb(command, folder: Path, tasks, best) -> dict:
-    """The first rung whose path is within the gap everywhere."""
-    entry = {"seconds": None}
+def _climb(command, folder: Path, tasks, best) -> tuple[dict, np.ndarray]:
+    """The first rung whose path is within the gap everywhere, else the last one; its objectives."""
+    ladder, (n, p), n_classes = [], tasks[0].X.shape, tasks[0].n_classes
     for tolerance in TOLERANCES:
-        (n, p), n_classes = tasks[0].X.shape, tasks[0].n_classes
         words = [*command, f"{tolerance:.0e}", folder, n, p, n_classes]
-        start = time.perf_counter()
         done = subprocess.run([str(w) for w in words], check=False, capture_output=True, text=True)
         if done.returncode:
-            return entry | {"why": (done.stderr.splitlines() or ["failed"])[-1]}
-        fits, seconds = _read(folder, p, n_classes)
-        found = np.array([objective(t, *fit) for t, fit in zip(tasks, fits)])
-        gap = float(np.max((found - best) / best))
-        rung = [f"{tolerance:.0e}", seconds, gap]
-        entry.setdefault("ladder", []).append(rung)
-        print(f"  {Path(command[-1]).stem} {rung}", flush=True)
-        if gap <= GAP:
-            return entry | {"seconds": seconds, "tolerance": rung[0], "fits": fits}
-        if time.perf_counter() - start > BUDGET:
             break
-    return entry | {"why": "gap not reached"}
+        fits, seconds = _read(folder, len(tasks), p, n_classes)
+        found = _objectives(tasks, fits)
+        ladder.append([f"{tolerance:.0e}", seconds, _gap(found, best)])
+        print(f"  {Path(command[1]).stem} {ladder[-1]}", flush=True)
+        if ladder[-1][2] <= GAP or seconds > BUDGET:
+            break
+    if not ladder:
+        raise RuntimeError(done.stderr)
+    tolerance, seconds, _ = ladder[-1]
+    return {"seconds": seconds, "tolerance": tolerance, "ladder": ladder}, found
 
 
-def _read(folder: Path, p: int, n_classes: int):
+def _read(folder: Path, n_strengths: int, p: int, n_classes: int):
     numbers = np.fromfile(folder / "path.bin")
-    seconds, rest = numbers[0], numbers[1:].reshape(N_STRENGTHS, n_classes + p * n_classes)
+    seconds, rest = numbers[0], numbers[1:].reshape(n_strengths, n_classes + p * n_classes)
     fits = [(row[n_classes:].reshape(n_classes, p).T, row[:n_classes]) for row in rest]
     return fits, float(seconds)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from benchmarks.many import BATCHES
+from benchmarks.path import PATHS
 from benchmarks.race import GAP
 
 FIGURE = "![Time to the gap, a row a problem, a mark a tool](benchmarks/figures/time_to_gap.svg)"
@@ -31,6 +33,7 @@ def render(results: dict, tools: list[str], names: list[str]) -> str:
     races = {name: results["problems"][name] for name in names if name in results["problems"]}
     picture = FIGURE if races else ""
     parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
+    parts += [_paths(results), _many(results)]
     parts += [_first_and_again(results, tools), _floor(results), _missing(results["machine"], tools)]
     return "\n\n".join(part for part in parts if part)
 
@@ -116,6 +119,49 @@ def _steps(races, tools) -> str:
         "and once back), and the fastest solver of tools that have several:"
     )
     return head + "\n\n" + _table(["", *tools], rows)
+
+
+def _paths(results) -> str:
+    """Regularisation paths, in the order of the table."""
+    found = results.get("paths", {})
+    if not found:
+        return ""
+    rows = []
+    for name in filter(found.get, PATHS):
+        entries = found[name]["tools"]
+        ours = entries["glmcore"]
+        cells = [_beside(entries.get(tool), ours) for tool in ("glmnet", "adelie")]
+        title = name.removeprefix("path-")
+        rows.append([title, duration(ours["seconds"]), duration(ours["cold"]), *cells])
+    head = (
+        f"Paths of 100 strengths, to a hundredth of the first one: time in which all answers are within {GAP:.0e} "
+        "of the best known ones, or the last try of a tool that does not get there and the gap that remains:"
+    )
+    return head + "\n\n" + _table(["", "glmcore", "its first run", "glmnet", "adelie"], rows)
+
+
+def _many(results) -> str:
+    """Many models by one vmap."""
+    found = results.get("many", {})
+    if not found:
+        return ""
+    rows = []
+    for name in filter(found.get, BATCHES):
+        ours, size = found[name]["glmcore"], "×".join(map(str, found[name]["shape"][1:]))
+        title = f"{found[name]['shape'][0]} {BATCHES[name][0].__name__} of {size}"
+        cells = [duration(ours["seconds"]), duration(ours["cold"]), _beside(found[name]["scikit-learn"], ours)]
+        rows.append([title, *cells])
+    head = f"Many Ridge models, one `jax.vmap` of `{OURS}` beside a loop, all within {GAP:.0e} of the better one:"
+    return head + "\n\n" + _table(["", "glmcore", "its first run", "scikit-learn"], rows)
+
+
+def _beside(entry, ours) -> str:
+    """Time of a tool and how many times ours it is, or what gap was left after that time."""
+    if entry is None:
+        return "–"
+    ratio = _two_digits(entry["seconds"] / ours["seconds"])
+    left = f"gap {entry['gap']:.0e} after " if entry["gap"] > GAP else ""
+    return f"{left}{duration(entry['seconds'])} ({ratio}×)"
 
 
 def _first_and_again(results, tools) -> str:

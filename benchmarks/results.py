@@ -34,14 +34,20 @@ def _cpu() -> str:
 
 def load(path: Path) -> dict:
     """What ``path`` holds, if it was measured on this machine with these versions; else nothing,
-    since figures from elsewhere must not stand beside ours."""
+    since figures from elsewhere must not stand beside ours.  A tool that was missing may be there
+    now."""
     here = machine()
     if path.exists():
         found = json.loads(path.read_text())
-        if found["machine"] == here:
-            return found
+        if _comparable(found["machine"], here):
+            return found | {"machine": here}
         print(f"{path} is of another machine or other versions: it starts anew")
     return {"machine": here, "problems": {}}
+
+
+def _comparable(before: dict, here: dict) -> bool:
+    versions = {tool: said for tool, said in before["versions"].items() if said[:1].isdigit()}
+    return before | {"versions": {}} == here | {"versions": {}} and versions.items() <= here["versions"].items()
 
 
 def save(path: Path, results: dict):

@@ -15,6 +15,7 @@ from glmcore.penalties import (
     UnRegularized,
 )
 from glmcore.progress import Progress
+from glmcore.resampling import BootstrapResult, JackknifeResult, bootstrap, jackknife
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.sharding import local_rows, shard_rows
@@ -43,6 +44,7 @@ __all__ = [
     "AbstractObservations",
     "AbstractPenalty",
     "AbstractSolver",
+    "BootstrapResult",
     "Categorical",
     "ElasticNet",
     "FitProgress",
@@ -50,6 +52,7 @@ __all__ = [
     "GLMParams",
     "GradientDescent",
     "GroupLasso",
+    "JackknifeResult",
     "Lasso",
     "Newton",
     "NonlinearCG",
@@ -63,11 +66,13 @@ __all__ = [
     "SolverState",
     "Status",
     "UnRegularized",
+    "bootstrap",
     "default_solver",
     "default_tol",
     "fit",
     "fit_batches",
     "init_state",
+    "jackknife",
     "local_rows",
     "log_likelihood",
     "null_log_likelihood",

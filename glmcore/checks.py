@@ -48,6 +48,12 @@ def check_data(
     return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
 
 
+def check_count(name: str, value: Any) -> None:
+    """Anything but a positive whole number is refused."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, found {value!r}")
+
+
 def sample_dtype(leaves: list) -> Any:
     """The float dtype of features: their own, and JAX's default for integers."""
     floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]

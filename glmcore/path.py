@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from glmcore.checks import check_data, check_penalty
+from glmcore.checks import check_count, check_data, check_penalty
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
@@ -18,7 +18,7 @@ from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ri
 from glmcore.solve import default_solver
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
-from glmcore.status import Status
+from glmcore.status import Status, has_converged
 from glmcore.tree import is_concrete
 
 _PENALTIES = (Ridge, Lasso, ElasticNet, GroupLasso)
@@ -67,7 +67,7 @@ class PathResult(eqx.Module):
     @property
     def converged(self) -> Array:
         """Whether each answer is within ``tol``."""
-        return (self.status == Status.converged) | (self.status == Status.missing_class)
+        return has_converged(self.status)
 
 
 def regularization_path(
@@ -307,8 +307,7 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
 
 def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     if strengths is None:
-        if isinstance(n_strengths, bool) or int(n_strengths) != n_strengths or n_strengths < 1:
-            raise ValueError(f"n_strengths must be a positive whole number, found {n_strengths!r}")
+        check_count("n_strengths", n_strengths)
         if not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None

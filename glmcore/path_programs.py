@@ -12,6 +12,7 @@ from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, advance, in_dtype, make_problem, yardstick
+from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status
 
@@ -59,14 +60,13 @@ class Progress(eqx.Module):
 
 
 class _Walk(eqx.Module):
-    """A piece of a path under way."""
+    """A piece of a path under way; ``seen`` is what the next look at ``params`` needs."""
 
     points: Points
     count: Int[Array, ""]
     params: GLMParams
     state: Any
-    eta: Float[Array, "K n"]
-    pressure: Float[Array, "p K"]
+    seen: Any
     stopped: Bool[Array, ""]
 
 
@@ -123,19 +123,28 @@ def run_piece(
         zero = jnp.zeros_like(whole.coordinates.scale)
         return GLMParams(zero.at[index].set(params.coef), params.intercept)
 
+    lasting = isinstance(solver, ProximalNewton)  # a cache that serves under the next penalty too
+
+    def look(problem: Problem, walk: _Walk) -> Any:
+        if lasting:
+            return solver.under(problem, walk.params, walk.seen)
+        return solver.evaluate(problem, walk.params, walk.seen, walk.state)
+
+    def whole_gradient(seen: Any) -> GLMParams:
+        eta = seen.eta if lasting else seen
+        return whole.gradient(whole.loss_and_residual(eta)[1])
+
     def forward(walk: _Walk) -> _Walk:
         problem, everything = (_stronger(q, strengths[walk.count]) for q in (part, whole))
         task = Task(problem, solver, measure)
-        cache = solver.evaluate(problem, walk.params, walk.eta, walk.state)
-        run = Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
+        run = Run(walk.params, walk.state, look(problem, walk), jnp.zeros((), jnp.int32))
         run = advance(task, run, solver.maxiter)
         found = solver.finish(problem, run.params, run.cache)
         run = eqx.tree_at(lambda r: r.cache.progress, run, found)
-        params, eta = spread(run.params), problem.predictor(run.params)
-        gradient = whole.gradient(whole.loss_and_residual(eta)[1])
-        pressure, optimality = whole.pressure(gradient.coef), found.optimality
+        seen = run.cache if lasting else problem.predictor(run.params)
+        params, optimality = spread(run.params), found.optimality
         if index is not None:
-            optimality = everything.optimality(params, gradient)
+            optimality = everything.optimality(params, whole_gradient(seen))
         crowded = jnp.zeros((), bool)
         if room is not None:
             crowded = jnp.sum(run.params.coef != 0) > _CROWDED * room
@@ -145,27 +154,23 @@ def run_piece(
         stored = jax.tree.map(
             lambda all, one: jnp.where(missed, all, all.at[walk.count].set(one)), walk.points, point
         )
-        return _Walk(
-            points=stored,
-            count=walk.count + jnp.where(missed, 0, 1).astype(jnp.int32),
-            params=run.params,
-            state=run.state,
-            eta=eta,
-            pressure=pressure,
-            stopped=missed | crowded,
-        )
+        count = walk.count + jnp.where(missed, 0, 1).astype(jnp.int32)
+        return _Walk(stored, count, run.params, run.state, seen, missed | crowded)
 
     params = chosen(progress.params)
-    eta = part.predictor(params)
+    seen = part.predictor(params)
     problem = _stronger(part, strengths[progress.count])
-    state = solver.init(problem, params, eta)
+    state = solver.init(problem, params, seen)
+    if lasting:
+        seen = solver.evaluate(problem, params, seen, state)
     start = _Walk(
-        progress.points, progress.count, params, state, eta, progress.pressure, jnp.zeros((), bool)
+        progress.points, progress.count, params, state, seen, jnp.zeros((), bool)
     )
     walk = jax.lax.while_loop(
         lambda walk: ~walk.stopped & (walk.count < until), forward, start
     )
-    return Progress(walk.points, walk.count, spread(walk.params), walk.pressure)
+    pressure = whole.pressure(whole_gradient(walk.seen).coef)
+    return Progress(walk.points, walk.count, spread(walk.params), pressure)
 
 
 def _stronger(problem: Problem, factor: Array) -> Problem:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
-from glmcore.status import Status
+from glmcore.status import Status, has_converged
 
 
 class SolverState(eqx.Module):
@@ -68,7 +68,7 @@ class FitResult(eqx.Module):
     @property
     def converged(self) -> Bool[Array, "..."]:
         """Whether the answer is within ``tol``."""
-        return (self.status == Status.converged) | (self.status == Status.missing_class)
+        return has_converged(self.status)
 
 
 class FitProgress(NamedTuple):

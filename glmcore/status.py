@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 
 class Status(eqx.Enumeration):
@@ -51,6 +52,11 @@ _NAMES = (
     "nonfinite",
     "missing_class",
 )
+
+
+def has_converged(status: Status) -> Array:
+    """Whether an answer, or each of a batch of them, is within ``tol``."""
+    return (status == Status.converged) | (status == Status.missing_class)
 
 
 def status_name(status: Status) -> Any:

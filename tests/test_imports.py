@@ -28,7 +28,7 @@ FLOORS = [
     {"lanes", "path_programs"},
     {"many"},
     {"solve"},
-    {"path", "reading"},
+    {"path", "reading", "resampling"},
     {"survey"},
     {"streamed"},
     {"batches"},

@@ -95,6 +95,31 @@ def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     assert is_status(glmcore.fit(glm, X[1], y[1]), "nonfinite")
 
 
+@pytest.mark.slow
+def test_trouble_among_lanes_that_share_features(x64):
+    """Targets by strengths, one batch inside the other: a target lacks a class, another is
+    separable, another has weights that are not numbers."""
+    X = jnp.asarray(small()[0])
+    labels = np.stack([small(seed=seed)[1] for seed in range(4)])
+    labels[1] = np.minimum(labels[1], 1)
+    labels[2] = np.digitize(X[:, 0], [-0.5, 0.5])
+    weights = np.random.default_rng(0).integers(1, 3, (4, 60)).astype(float)
+    weights[3, 5] = np.nan
+    strengths = jnp.array([0.01, 0.3])
+    start = GLMParams(jnp.full((4, 3), 0.1), jnp.zeros(3))
+
+    def fit(strength, y, w):
+        return glmcore.fit(model(glmcore.Ridge(strength)), X, y, init_params=start, sample_weight=w)
+
+    batch = over(lambda s: jax.vmap(lambda y, w: fit(s, y, w))(jnp.asarray(labels), jnp.asarray(weights)))(strengths)
+    for outer, strength in enumerate(strengths):
+        found = of_lane(batch, outer)
+        for lane, name in enumerate(("converged", "missing_class", "converged", "nonfinite")):
+            assert is_status(of_lane(found, lane), name)
+        for lane in range(3):
+            agree(found, lane, fit(strength, labels[lane], weights[lane]))
+
+
 def test_data_sets_by_folds(x64):
     """Lanes of lanes: folds of each of several data sets, the inner ones sharing features."""
     glm = model(glmcore.Ridge(0.05))

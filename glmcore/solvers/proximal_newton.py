@@ -115,7 +115,9 @@ class ProximalNewton(AbstractSolver):
         state = self._with_hessian(problem, params, state, cache, score)
         target = self._target(problem, params, state, cache, score)
         trial = _line_search(problem, params, cache, target)
+        before_step = params
         params = tree_where(trial.accepted, trial.params, params)
+        moved = params
         count = state.count + 1
         # The loss is blind to the level of the classes.
         coef = jax.lax.cond(
@@ -127,6 +129,8 @@ class ProximalNewton(AbstractSolver):
         eta = jnp.where(trial.accepted, trial.eta, cache.eta)
         loss = jnp.where(trial.accepted, trial.loss, cache.loss)
         gradient = tree_where(trial.accepted, problem.gradient(trial.residual), cache.gradient)
+        change = tree_sub(gradient, cache.gradient)
+        quadratic = state.quadratic.learnt(tree_sub(moved, before_step), change)
         failures = jnp.where(trial.accepted, 0, cache.failures + 1)
         before = cache.progress.optimality
         cache = _cache(
@@ -137,9 +141,16 @@ class ProximalNewton(AbstractSolver):
         more = jnp.maximum(4 * state.damping, 1)
         damping = jnp.where(trial.accepted, less, more)
         state = ProximalNewtonState(
-            state.quadratic, state.tier, slow | ~trial.accepted, damping, count
+            quadratic, state.tier, slow | ~trial.accepted, damping, count
         )
         return params, state, cache
+
+    def under(
+        self, problem: Problem, params: GLMParams, cache: ProximalNewtonCache
+    ) -> ProximalNewtonCache:
+        """The cache of the same point under the penalty of ``problem``: no pass over the rows."""
+        none, infinite = jnp.zeros((), jnp.int32), jnp.full_like(cache.loss, jnp.inf)
+        return _cache(problem, params, cache.eta, cache.loss, cache.gradient, infinite, none, none)
 
     def refresh(
         self,

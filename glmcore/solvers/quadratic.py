@@ -17,6 +17,8 @@ _ROWS_PER_ENTRY = 16
 #: Power iterations that estimate the largest eigenvalue, and what is added to it.
 _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
+#: Least curvature along a step, relative to that of the model, that the model learns from.
+_LEAST_CURVATURE = 1e-2
 
 
 def stacked(params: GLMParams) -> Float[Array, "p1 K"]:
@@ -84,6 +86,25 @@ class Quadratic(eqx.Module):
             lipschitz=lipschitz,
         )
 
+    def learnt(self, step: GLMParams, change: GLMParams) -> "Quadratic":
+        """With the curvature that a step met, which changed the gradient by ``change``: the update
+        of Broyden, Fletcher, Goldfarb & Shanno."""
+        outside = jnp.any(~self.chosen & (stacked(step) != 0))
+        entries = jnp.arange(self.index.size, dtype=jnp.int32)
+        chosen = self.place.ravel()[self.index] == entries
+        step, change = (
+            jnp.where(chosen, stacked(part).ravel()[self.index], 0) for part in (step, change)
+        )
+        bent = self.hessian @ step
+        curved, was = step @ change, step @ bent
+        # A change that is mostly rounding teaches nothing.
+        known = (curved > _LEAST_CURVATURE * was) & ~outside
+        gained, lost = (jnp.where(known, 1 / jnp.where(known, c, 1), 0) for c in (curved, was))
+        hessian = self.hessian + gained * jnp.outer(change, change) - lost * jnp.outer(bent, bent)
+        root = jnp.sqrt(self.metric.ravel()[self.index])
+        lipschitz = _largest_eigenvalue(hessian / (root[:, None] * root[None, :]))
+        return eqx.tree_at(lambda q: (q.hessian, q.lipschitz), self, (hessian, lipschitz))
+
     @property
     def chosen(self) -> Bool[Array, "p1 K"]:
         return self.place < self.index.size
@@ -124,7 +145,7 @@ def minimise(
     start: Float[Array, "*shape"],
     length: Float[Array, "*shape"],
     most: int = 100,
-    share: float = 0.05,
+    share: float = 0.01,
 ) -> Float[Array, "*shape"]:
     r"""FISTA with restarts on :math:`slope \cdot d + \tfrac12 d \cdot bend(d)` plus a penalty, for
     ``d`` from ``start``, until a step is ``share`` of the first one or ``most`` are done."""
