@@ -14,7 +14,7 @@ from glmcore.penalties import (
     Ridge,
     UnRegularized,
 )
-from glmcore.progress import Progress
+from glmcore.progress import Progress, Trace
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.sharding import local_rows, shard_rows
@@ -62,6 +62,7 @@ __all__ = [
     "Ridge",
     "SolverState",
     "Status",
+    "Trace",
     "UnRegularized",
     "default_solver",
     "default_tol",
