@@ -11,7 +11,7 @@ from glmcore_sklearn import drawing
 from glmcore_sklearn.classifier import ClassifierGLM
 
 #: Features that all have their name beside the heatmap, and cells that all have their number in it.
-_NAMED, _NUMBERED = 60, 60
+_NAMED, _NUMBERED = 64, 60
 _CMAP, _LABEL = "RdBu_r", "coefficient (log-odds per unit)"
 
 
@@ -40,9 +40,10 @@ class CoefficientsDisplay:
     >>> import matplotlib
     >>> matplotlib.use("agg")
     >>> from sklearn.datasets import load_iris
-    >>> from glmcore_sklearn import CoefficientsDisplay, LogisticRegression
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from glmcore_sklearn import CoefficientsDisplay
     >>> X, y = load_iris(return_X_y=True, as_frame=True)
-    >>> display = CoefficientsDisplay.from_estimator(LogisticRegression().fit(X, y))
+    >>> display = CoefficientsDisplay.from_estimator(LogisticRegression(max_iter=200).fit(X, y))
     >>> [tick.get_text() for tick in display.ax_.get_yticklabels()][:2]
     ['sepal length (cm)', 'sepal width (cm)']
     """
@@ -60,7 +61,7 @@ class CoefficientsDisplay:
 
         Parameters
         ----------
-        estimator : ClassifierGLM, LogisticRegression or a Pipeline that ends with one
+        estimator : ClassifierGLM, LogisticRegression (also scikit-learn's) or a Pipeline that ends with one
         feature_names : sequence of str, optional
             Default: the names that the estimator or the steps before it know, the places in a pytree of features, or
             "feature 0", "feature 1", ...
@@ -116,11 +117,10 @@ class CoefficientsDisplay:
         limit = np.abs(self.coef).max() or 1.0
         colors = {"cmap": _CMAP, "vmin": -limit, "vmax": limit}
         if image_shape is None:
-            image = self._heatmap(ax, colors)
+            image, bar = self._heatmap(ax, colors), {"aspect": 30}
         else:
-            image = self._images(ax, image_shape, colors)
-        below = {"location": "bottom", "shrink": 0.6, "aspect": 40} if len(self.axes_) > 1 else {}
-        self.colorbar_ = self.figure_.colorbar(image, ax=self.axes_, label=_LABEL, **below)
+            image, bar = self._images(ax, image_shape, colors), {"location": "bottom", "shrink": 0.6, "aspect": 40}
+        self.colorbar_ = self.figure_.colorbar(image, ax=self.axes_, label=_LABEL, **bar)
         self.colorbar_.outline.set_visible(False)
         return self
 
@@ -131,13 +131,14 @@ class CoefficientsDisplay:
 
     def _heatmap(self, ax, colors):
         n_features, n_columns = self.coef.shape
-        shown = min(n_features, _NAMED)
-        size = 3.4 + 0.075 * max(map(len, map(str, self.feature_names))) + 0.6 * n_columns, 1.8 + 0.26 * shown
-        ax = drawing.axes(ax, size)
+        shown, longest = min(n_features, _NAMED), max(map(len, map(str, self.feature_names)))
+        height = min(max(1.8 + 0.26 * shown, 3.2), 10.5)
+        ax = drawing.axes(ax, (3.4 + 0.075 * longest + 0.6 * n_columns, height))
         image = ax.imshow(self.coef, aspect="auto", interpolation="nearest", **colors)
         every = math.ceil(n_features / _NAMED)
-        ax.set_yticks(range(0, n_features, every), [str(name) for name in self.feature_names[::every]])
-        ax.set_ylabel("feature" if every == 1 else f"feature (every {every}th is named)")
+        names = [str(name) for name in self.feature_names[::every]]
+        ax.set_yticks(range(0, n_features, every), names, fontsize="small" if shown > 30 else "medium")
+        ax.set_ylabel("feature" if every == 1 else f"feature (1 in {every} is named)")
         tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if _crowded(self._titles) else {}
         ax.set_xticks(range(n_columns), self._titles, **tilt)
         ax.set_xlabel("class")
@@ -152,7 +153,7 @@ class CoefficientsDisplay:
         n_images = self.coef.shape[1]
         columns = min(n_images, 5)
         rows = math.ceil(n_images / columns)
-        ax = drawing.axes(ax, (max(1.5 * columns, 4.5), 1.8 * rows + 0.9))
+        ax = drawing.axes(ax, (max(1.5 * columns, 4.5), max(1.8 * rows, 2.8) + 0.9))
         grid = drawing.divide(ax, rows, columns).ravel()
         for axis in grid[n_images:]:
             axis.set_axis_off()

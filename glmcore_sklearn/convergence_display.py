@@ -38,7 +38,7 @@ class ConvergenceDisplay:
     >>> X, y = load_iris(return_X_y=True)
     >>> model = ClassifierGLM(3, regularizer="Lasso", regularizer_strength=0.01)
     >>> display = ConvergenceDisplay.from_estimator(model, X, y)
-    >>> display.lines_[0].get_ydata()[-1] <= display.reports[-1].tol
+    >>> bool(display.lines_[0].get_ydata()[-1] <= display.reports[-1].tol)
     True
     """
 

@@ -31,6 +31,8 @@ def axes(ax, figsize: tuple[float, float]):
 
 def divide(ax, rows: int, columns: int, **kwargs) -> np.ndarray:
     """A grid of axes in the place of ``ax``, (rows, columns)."""
+    if ax.get_subplotspec() is None:
+        raise ValueError("ax must have a place in a grid, as those of plt.subplots have, found one of add_axes")
     ax.set_axis_off()
     grid = ax.get_subplotspec().subgridspec(rows, columns, **kwargs)
     return np.array([[ax.figure.add_subplot(grid[i, j]) for j in range(columns)] for i in range(rows)])

@@ -1,7 +1,6 @@
 """A picture of how far probabilities can be trusted, class by class."""
 
 import numpy as np
-from sklearn.calibration import calibration_curve
 from sklearn.utils.multiclass import check_classification_targets
 
 from glmcore_sklearn import drawing, labels
@@ -18,8 +17,9 @@ class ReliabilityDisplay:
 
     Parameters
     ----------
-    curves : list of (ndarray, ndarray)
-        For each class the mean predicted probability and the observed frequency in every bin that is not empty.
+    curves : list of ndarray of shape (n_bins, 3)
+        For each class the mean predicted probability, the observed frequency and the number of samples in every bin
+        that is not empty.
     log_likelihood, null_log_likelihood : ndarray of shape (K,)
         Of the samples of each class: their mean log-probability, and the logarithm of their frequency.
     classes : sequence of length K
@@ -32,18 +32,19 @@ class ReliabilityDisplay:
     figure_ : matplotlib Figure
     lines_ : list of matplotlib Line2D
         The curves: one a class, of two classes that of the second one only.
+    points_ : list of matplotlib PathCollection
+        Their marks, the larger the more samples a bin holds.
 
     Examples
     --------
     >>> import matplotlib
     >>> matplotlib.use("agg")
-    >>> from sklearn.datasets import load_iris
-    >>> from sklearn.model_selection import train_test_split
-    >>> from glmcore_sklearn import LogisticRegression, ReliabilityDisplay
-    >>> X, X_test, y, y_test = train_test_split(*load_iris(return_X_y=True), random_state=0)
-    >>> display = ReliabilityDisplay.from_estimator(LogisticRegression().fit(X, y), X_test, y_test)
+    >>> import numpy as np
+    >>> from glmcore_sklearn import ReliabilityDisplay
+    >>> log_proba = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    >>> display = ReliabilityDisplay.from_predictions(["a", "b", "b", "b"], log_proba, classes=["a", "b"])
     >>> display.log_likelihood.round(2)
-    array([-0.03, -0.2 , -0.25])
+    array([-0.11, -0.5 ])
     """
 
     def __init__(self, curves, log_likelihood, null_log_likelihood, *, classes):
@@ -108,10 +109,7 @@ class ReliabilityDisplay:
         counts = np.bincount(y, minlength=len(classes))
         if not counts.all():
             raise ValueError(f"y must hold every class, found none of {classes[counts == 0].tolist()}")
-        curves = [
-            calibration_curve(y == k, np.exp(column), n_bins=n_bins, strategy=strategy)[::-1]
-            for k, column in enumerate(log_proba.T)
-        ]
+        curves = [_curve(y == k, np.exp(column), n_bins, strategy) for k, column in enumerate(log_proba.T)]
         own = np.take_along_axis(log_proba, y[:, None], axis=1)[:, 0]
         return cls(
             curves, np.bincount(y, own) / counts, np.log(counts / len(y)), classes=classes
@@ -137,15 +135,19 @@ class ReliabilityDisplay:
         return self
 
     def _draw_curves(self, ax):
-        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=0)
-        ax.annotate("reliable", (0.04, 0.04), (2, 8), textcoords="offset points", color="0.4", fontsize="small",
-                    rotation=45, rotation_mode="anchor")
+        ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle="--", zorder=0, label="reliable")
         shown = [1] if len(self.classes) == 2 else range(len(self.classes))  # of two, one mirrors the other
-        self.lines_ = [ax.plot(*self.curves[k], markersize=5, **drawing.style(k))[0] for k in shown]
-        of = f"class {self.classes[1]}" if len(self.classes) == 2 else "the class"
-        ax.set_xlabel(f"predicted probability of {of} (mean of a bin)")
-        ax.set_ylabel(f"observed frequency of {of}")
-        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        most = max(self.curves[k][:, 2].max() for k in shown)
+        self.lines_, self.points_ = [], []
+        for k in shown:
+            predicted, observed, count = self.curves[k].T
+            mark = drawing.style(k)
+            self.lines_ += ax.plot(predicted, observed, color=mark["color"], linewidth=1, alpha=0.7)
+            self.points_.append(ax.scatter(predicted, observed, s=8 + 92 * count / most, linewidth=0, **mark))
+        ax.set_xlabel("predicted probability (mean of a bin;\narea of a mark: number of samples)")
+        ax.set_ylabel("observed frequency" + (f" of {self.classes[1]}" if len(self.classes) == 2 else ""))
+        ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
+        ax.legend(loc="upper left", frameon=False, fontsize="small")
         drawing.without_frame(ax)
 
     def _draw_log_likelihoods(self, ax):
@@ -153,11 +155,22 @@ class ReliabilityDisplay:
         ax.hlines(rows, self.log_likelihood, 0, color="0.85", linewidth=2, zorder=0)
         ax.plot(self.null_log_likelihood, rows, "|", color="0.4", markersize=11, label="class frequencies alone")
         for k in rows:
-            ax.plot(self.log_likelihood[k], k, markersize=7, **drawing.style(k))
+            ax.plot(self.log_likelihood[k], k, markersize=7, clip_on=False, **drawing.style(k))
         ax.set_yticks(rows, [str(label) for label in self.classes])
         ax.set_ylim(len(self.classes) - 0.4, -0.6)
         ax.set_xlim(right=0)
-        ax.set_xlabel("mean log-likelihood of the samples of a class (nats)")
+        ax.set_xlabel("mean log-likelihood\nof the samples of a class (nats)")
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize="small", handletextpad=0.2)
         ax.tick_params(axis="y", length=0)
         drawing.without_frame(ax, ("top", "right", "left"))
+
+
+def _curve(hit: np.ndarray, proba: np.ndarray, n_bins: int, strategy: str) -> np.ndarray:
+    """Mean of ``proba``, share of ``hit`` and number of samples in each bin of ``proba`` that is not empty."""
+    if strategy not in ("uniform", "quantile"):
+        raise ValueError(f"strategy must be 'uniform' or 'quantile', found {strategy!r}")
+    inner = np.linspace(0, 1, n_bins + 1)[1:-1]
+    index = np.searchsorted(inner if strategy == "uniform" else np.quantile(proba, inner), proba)
+    count = np.bincount(index)
+    sums = np.column_stack([np.bincount(index, proba), np.bincount(index, hit), count])[count > 0]
+    return sums / np.column_stack([sums[:, 2], sums[:, 2], np.ones(len(sums))])

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import joblib
+import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, make_blobs
+from sklearn.decomposition import PCA
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import RFE, SelectFromModel
-from sklearn.inspection import partial_dependence, permutation_importance
+from sklearn.inspection import DecisionBoundaryDisplay, partial_dependence, permutation_importance
 from sklearn.linear_model import LogisticRegression as Theirs
 from sklearn.model_selection import (
     GridSearchCV,
@@ -27,12 +28,15 @@ from sklearn.model_selection import (
     learning_curve,
     validation_curve,
 )
-from sklearn.pipeline import make_pipeline
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import l1_min_c
 from sklearn.tree import DecisionTreeClassifier
 
 from glmcore_sklearn import ClassifierGLM, LogisticRegression
 
+matplotlib.use("agg")
 FRAME, SPECIES = load_iris(return_X_y=True, as_frame=True)
 SPECIES = SPECIES.map(dict(enumerate(["setosa", "versicolor", "virginica"])))
 X, Y = FRAME.to_numpy(), SPECIES.to_numpy()
@@ -188,6 +192,7 @@ def test_votes():
         assert vote(model, "hard").predict(X).tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_stacks():
     def stack(model, final, **kwargs):
         return StackingClassifier([("model", model)], final_estimator=final, cv=3, **kwargs).fit(X, Y)
@@ -201,6 +206,7 @@ def test_stacks():
 # Features
 
 
+@pytest.mark.slow
 def test_selection_by_an_l1_penalty():
     standard = StandardScaler().fit_transform(FRAME)
     lasso = {"C": 0.05, "l1_ratio": 1.0, "solver": "saga", "max_iter": 100_000}
@@ -210,6 +216,7 @@ def test_selection_by_an_l1_penalty():
     close(found.estimator_.coef_, expected.estimator_.coef_, 1e-5)
 
 
+@pytest.mark.slow
 def test_recursive_elimination():
     found, expected = (RFE(model, n_features_to_select=3).fit(X, Y) for model in (ours(), theirs()))
     assert found.ranking_.tolist() == expected.ranking_.tolist()
@@ -224,10 +231,8 @@ def test_importances_and_partial_dependence():
     close(permutation_importance(found, X, Y, scoring="neg_log_loss", **kwargs).importances, expected_importance)
     close(permutation_importance(glm(150).fit(X, Y), X, Y, **kwargs).importances, expected_importance, 1e-4)
     for response in ("predict_proba", "decision_function"):
-        curves = [
-            partial_dependence(m, X, [2], response_method=response, grid_resolution=5).average for m in (found, expected)
-        ]
-        close(*curves, 1e-6)
+        at = {"features": [2], "response_method": response, "grid_resolution": 5}
+        close(*(partial_dependence(model, X, **at).average for model in (found, expected)), 1e-6)
 
 
 # Weights by metadata routing
@@ -277,3 +282,53 @@ def test_fits_in_other_processes():
     fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(model.fit)(X, Y) for model in models)
     for there, here in zip(fitted, models):
         close(there.coef_, here.fit(X, Y).coef_, 1e-10)
+
+
+# The gallery of scikit-learn's documentation
+
+
+@pytest.mark.slow
+def test_the_gallery_multinomial_and_one_against_the_rest():
+    blobs, y = make_blobs(n_samples=1000, n_features=2, centers=[[-5, 0], [0, 1.5], [5, -1]], random_state=40)
+    blobs = blobs @ np.array([[0.4, 0.2], [-0.4, 1.2]])
+    for wrap in (lambda model: model, OneVsRestClassifier):
+        found, expected = (wrap(model).fit(blobs, y) for model in (LogisticRegression(tol=1e-8), theirs()))
+        close(found.predict_proba(blobs), expected.predict_proba(blobs), 1e-6)
+    DecisionBoundaryDisplay.from_estimator(found, blobs, response_method="predict", grid_resolution=20)
+
+
+@pytest.mark.slow
+def test_the_gallery_sparsity_of_l1_and_l2():
+    digits, y = load_digits(return_X_y=True)
+    digits, y = StandardScaler().fit_transform(digits), (y > 4).astype(int)
+    for C in (1, 0.1, 0.01):
+        zeros = []
+        for l1_ratio in (1, 0.5, 0):
+            kwargs = {"C": C, "l1_ratio": l1_ratio, "solver": "saga", "tol": 1e-6, "max_iter": 10_000}
+            found, expected = (model(**kwargs).fit(digits, y) for model in (LogisticRegression, Theirs))
+            close(found.coef_, expected.coef_, 1e-3)
+            zeros.append(np.mean(found.coef_ == 0))
+        assert zeros[0] >= zeros[1] >= zeros[2]
+
+
+@pytest.mark.slow
+def test_the_gallery_path_with_warm_starts():
+    features, y = X[Y != "virginica"] / X.max(), Y[Y != "virginica"]
+    paths = []
+    for model in (LogisticRegression(tol=1e-8), Theirs(tol=1e-6, intercept_scaling=10_000.0)):
+        model.set_params(l1_ratio=1, solver="liblinear", max_iter=100_000, warm_start=True)
+        strengths = l1_min_c(features, y, loss="log") * np.logspace(0, 3, 4)
+        paths.append([model.set_params(C=C).fit(features, y).coef_.ravel().copy() for C in strengths])
+    close(paths[0], paths[1], 1e-2)  # theirs penalises the intercept a little
+    assert not np.any(paths[0][0])
+
+
+@pytest.mark.slow
+def test_the_gallery_pipeline_of_digits():
+    digits, y = load_digits(return_X_y=True)
+    searches = []
+    for model in (LogisticRegression(max_iter=10_000), Theirs(max_iter=10_000, tol=0.1)):
+        pipe = Pipeline([("scaler", StandardScaler()), ("pca", PCA(random_state=0)), ("logistic", model)])
+        grid = {"pca__n_components": [15, 30, 45], "logistic__C": [1e-2, 1.0, 1e2]}
+        searches.append(GridSearchCV(pipe, grid, error_score="raise").fit(digits, y))
+    assert abs(searches[0].best_score_ - searches[1].best_score_) < 0.01
