@@ -62,7 +62,8 @@ def per_sample(y, weight, class_weight):
 def fit(name, C, l1_ratio, weighted, dtype, **kwargs):
     X, y = load(name)
     weight, class_weight = weights(y, weighted)
-    model = LogisticRegression(C=C, l1_ratio=l1_ratio, class_weight=class_weight, solver="saga", **kwargs)
+    solver = "ProximalNewton" if l1_ratio else "lbfgs"
+    model = LogisticRegression(C=C, l1_ratio=l1_ratio, class_weight=class_weight, solver=solver, **kwargs)
     return model.fit(X.astype(dtype), y, sample_weight=weight)
 
 
