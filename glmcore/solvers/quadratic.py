@@ -16,7 +16,7 @@ from glmcore.problem import Problem
 _HESSIAN_ROWS = 8192
 _ROWS_PER_ENTRY = 16
 #: Entries of a working set on which the model is minimised to the end.
-_FACTORED = 512
+_FACTORED = 1024
 #: Power iterations that estimate the largest eigenvalue, and what is added to it.
 _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
