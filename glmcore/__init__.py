@@ -14,7 +14,7 @@ from glmcore.penalties import (
     Ridge,
     UnRegularized,
 )
-from glmcore.progress import Progress
+from glmcore.progress import Progress, Trace
 from glmcore.resampling import BootstrapResult, JackknifeResult, bootstrap, jackknife
 from glmcore.results import FitProgress, FitResult, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
@@ -65,6 +65,7 @@ __all__ = [
     "Ridge",
     "SolverState",
     "Status",
+    "Trace",
     "UnRegularized",
     "bootstrap",
     "default_solver",

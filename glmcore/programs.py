@@ -250,6 +250,7 @@ class HostLoop:
 
     def __init__(self, solver: AbstractSolver, callback: Optional[Callable[[FitProgress], Any]]):
         self._callback = callback
+        self._longest_stride = max(1, getattr(callback, "every", int(solver.maxiter)))
         self._began = self._told = time.perf_counter()
         self._report = FitProgress(
             n_iter=0,
@@ -284,7 +285,7 @@ class HostLoop:
                 return result
             # Several processes have to agree on the stride, and their clocks do not.
             if jax.process_count() == 1 and time.perf_counter() - before < 0.05:
-                stride *= 2
+                stride = min(2 * stride, self._longest_stride)
 
     def tell_batch(self, n_passes: int, batch: int) -> None:
         """Tell, ten times a second at most, in which batch of which pass the fit is."""

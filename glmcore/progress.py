@@ -1,5 +1,6 @@
-"""A callback that shows how a fit proceeds."""
+"""Callbacks that show or keep how a fit proceeds."""
 
+import numbers
 import sys
 import time
 from typing import Any, Optional
@@ -52,6 +53,53 @@ class Progress:
         if progress.done or now - self._last >= self.interval:
             self._last = None if progress.done else now
             print(line, file=file, flush=True)
+
+
+class Trace:
+    """Keep what a fit reports, step by step.
+
+    Parameters
+    ----------
+    every : int, default 1
+        Largest number of steps between two reports.  A report after every step slows short steps down.
+
+    Attributes
+    ----------
+    reports : list of FitProgress
+        Those of the last fit that called it, its end included.
+
+    Raises
+    ------
+    ValueError
+        If ``every`` is not a positive integer.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> model, trace = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1)), glmcore.Trace()
+    >>> result = glmcore.fit(model, X, y, callback=trace)
+    >>> len(trace.reports) == int(result.n_iter)
+    True
+    >>> trace.reports[-1].optimality <= trace.reports[-1].tol
+    True
+    """
+
+    def __init__(self, every: int = 1):
+        if not (isinstance(every, numbers.Integral) and every > 0):
+            raise ValueError(f"every must be a positive integer, found {every!r}")
+        self.every = every
+        self.reports: list[FitProgress] = []
+
+    def __repr__(self) -> str:
+        return f"Trace(every={self.every})"
+
+    def __call__(self, progress: FitProgress) -> None:
+        if self.reports and self.reports[-1].done:
+            self.reports = []
+        if progress.batch is None:
+            self.reports.append(progress)
 
 
 def describe(progress: FitProgress) -> str:

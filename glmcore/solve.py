@@ -76,8 +76,9 @@ def fit(
         Weights of the rows, not negative.  Rows of weight 0 may hold NaN, but not where X or
         the weights are traced.
     callback : callable, optional
-        Called with a :class:`FitProgress` about ten times a second and once at the end.  The
-        compiled program holds no trace of it.
+        Called with a :class:`FitProgress` about ten times a second and once at the end; one with
+        an attribute ``every`` after at most so many steps.  The compiled program holds no trace
+        of it.
 
     Returns
     -------

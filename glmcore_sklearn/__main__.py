@@ -13,7 +13,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 from sklearn.model_selection import train_test_split
 
 import glmcore
-from glmcore_sklearn import ClassifierGLM, load_model
+from glmcore_sklearn import ClassifierGLM, CoefficientsDisplay, load_model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,16 +113,9 @@ def _plot(model: ClassifierGLM, y: np.ndarray, predicted: np.ndarray, path: Path
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1))
-    axes = left.subplots(2, 5)
-    coef = np.asarray(model.coef_)
-    limit = np.abs(coef).max()
-    for label, weights, axis in zip(model.classes_, coef.T, axes.ravel()):
-        image = axis.imshow(weights.reshape(8, 8), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(str(label))
-        axis.set(xticks=[], yticks=[])
+    display = CoefficientsDisplay.from_estimator(model, image_shape=(8, 8), ax=left.subplots())
+    display.colorbar_.set_label("log-odds per unit of pixel intensity (0 to 16)")
     left.suptitle("Coefficients of each class")
-    bar = left.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40)
-    bar.set_label("log-odds per unit of pixel intensity (0 to 16)")
     _plot_confusion(right, confusion_matrix(y, predicted, labels=model.classes_), model.classes_)
     figure.savefig(path, dpi=150)
 

@@ -118,6 +118,8 @@ class LogisticRegression(LinearClassifier):
         "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
         "warm_start": ["boolean"],
     }
+    #: What a fit calls as it goes, for the display of its convergence: scikit-learn has no argument for it.
+    _callback = None
 
     def __init__(
         self,
@@ -293,7 +295,7 @@ class LogisticRegression(LinearClassifier):
             solver=solver,
             init_params=start,
             sample_weight=samples.weight,
-            callback=glmcore.Progress() if self.verbose else None,
+            callback=self._callback or (glmcore.Progress() if self.verbose else None),
         )
         weight = np.ones(len(samples.y)) if samples.weight is None else samples.weight
         reports.report(result, solver, samples.y, weight, classes, reports.SKLEARN_ADVICE)

@@ -159,7 +159,20 @@ def make_callback(solver_kwargs: dict | None) -> Callable | None:
     callbacks = [glmcore.Progress()] * bool(verbose) + [callback] * (callback is not None)
     if len(callbacks) < 2:
         return callbacks[0] if callbacks else None
-    return lambda progress: [each(progress) for each in callbacks]
+    return _Both(callbacks)
+
+
+class _Both:
+    """The progress line and a user's callback, as often as the latter wants to be called."""
+
+    def __init__(self, callbacks: list[Callable]):
+        self._callbacks = callbacks
+        if hasattr(callbacks[-1], "every"):
+            self.every = callbacks[-1].every
+
+    def __call__(self, progress: glmcore.FitProgress) -> None:
+        for callback in self._callbacks:
+            callback(progress)
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
+from glmcore_sklearn import drawing
 from glmcore_sklearn.path import RegularizationPath, regularization_path
 
-#: Colours that colour-blind readers tell apart (Okabe & Ito), for the features that are named.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Lines of the features that are not named.
 _OTHERS = {"color": "0.8", "linewidth": 0.8, "zorder": 1}
 
 
@@ -90,11 +90,8 @@ class RegularizationPathDisplay:
         ValueError
             If ``label`` is not one of the classes.
         """
-        import matplotlib.pyplot as plt
-
         values, title = self._values(label)
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        ax = drawing.axes(ax, (7, 4.5))
         strengths = np.asarray(self.path.strengths, float)
         order = np.argsort(-strengths)
         strengths, values = strengths[order], values[order]
@@ -104,7 +101,7 @@ class RegularizationPathDisplay:
         for j in range(values.shape[1]):
             style = _OTHERS
             if j in named:
-                style = {"color": _COLORS[named.index(j) % len(_COLORS)], "linewidth": 1.8, "zorder": 2}
+                style = {"color": drawing.COLORS[named.index(j) % len(drawing.COLORS)], "linewidth": 1.8, "zorder": 2}
             (self.lines_[j],) = ax.plot(strengths, values[:, j], **style)
         self._label(ax, strengths, values, named, title)
         self._count_nonzeros(ax, strengths, np.asarray(self.path.nonzeros)[order])
@@ -129,8 +126,7 @@ class RegularizationPathDisplay:
         ax.set_xlabel("regularization strength")
         ax.set_ylabel(title)
         ax.axhline(0, color="0.5", linewidth=0.6, zorder=0)
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+        drawing.without_frame(ax)
         low, high = ax.get_ylim()
         heights = _apart(values[-1, named], 0.055 * (high - low))
         for j, height in zip(named, heights):
@@ -162,8 +158,7 @@ class RegularizationPathDisplay:
         top.set_xticks(strengths[nearest], nonzeros[nearest], fontsize="small")
         top.minorticks_off()
         top.set_xlabel("coefficients that are not zero", fontsize="small")
-        for side in ("top", "right"):
-            top.spines[side].set_visible(False)
+        drawing.without_frame(top)
         top.tick_params(length=0)
 
 

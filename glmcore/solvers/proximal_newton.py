@@ -133,10 +133,15 @@ class ProximalNewton(AbstractSolver):
         quadratic = state.quadratic.learnt(tree_sub(moved, before_step), change)
         failures = jnp.where(trial.accepted, 0, cache.failures + 1)
         before = cache.progress.optimality
+        gap = cache.progress.gap
         cache = _cache(
             problem, params, eta, loss, gradient, cache.best, cache.since_best + 1, failures
         )
-        slow = cache.progress.optimality > _CONTRACTION * before
+        left = cache.progress.optimality / jnp.maximum(before, jnp.finfo(before.dtype).tiny)
+        # Half the slope was the gap, which falls with the square of the residual.
+        gap = jnp.where(trial.accepted, -trial.slope / 2 * left**2, gap)
+        cache = eqx.tree_at(lambda c: c.progress.gap, cache, gap)
+        slow = left > _CONTRACTION
         less = jnp.where(state.damping > 0.01, state.damping / 4, 0)
         more = jnp.maximum(4 * state.damping, 1)
         damping = jnp.where(trial.accepted, less, more)
@@ -289,6 +294,7 @@ class _Trial(eqx.Module):
     loss: Float[Array, ""]
     residual: Float[Array, "K n"]
     share: Float[Array, ""]
+    slope: Float[Array, ""]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]
 
@@ -314,7 +320,7 @@ def _line_search(
         loss, residual = problem.loss_and_residual(eta)
         objective = loss + problem.penalty_value(at.coef)
         enough = objective <= start + _ARMIJO * share * jnp.minimum(decrease, 0) + rounding
-        return _Trial(at, eta, loss, residual, share, enough, trial.count + 1)
+        return _Trial(at, eta, loss, residual, share, decrease, enough, trial.count + 1)
 
     first = _Trial(
         params=params,
@@ -322,6 +328,7 @@ def _line_search(
         loss=cache.loss,
         residual=jnp.zeros_like(cache.eta),
         share=jnp.full_like(start, 2),
+        slope=decrease,
         accepted=jnp.zeros((), bool),
         count=jnp.zeros((), jnp.int32),
     )

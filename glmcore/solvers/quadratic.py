@@ -5,8 +5,9 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
+from glmcore.factors import cholesky, cholesky_solve
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
@@ -14,6 +15,8 @@ from glmcore.problem import Problem
 #: Rows that a Hessian is formed from: at least so many, and so many an entry.
 _HESSIAN_ROWS = 8192
 _ROWS_PER_ENTRY = 16
+#: Entries of a working set on which the model is minimised to the end.
+_FACTORED = 1024
 #: Power iterations that estimate the largest eigenvalue, and what is added to it.
 _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
@@ -135,7 +138,46 @@ class Quadratic(eqx.Module):
         def bend(step: Float[Array, " c"]) -> Float[Array, " c"]:
             return hessian @ step + lift * step
 
-        return unstacked(whole(minimise(bend, slope, prox, start, length)))
+        target = minimise(bend, slope, prox, start, length)
+        if size <= _FACTORED and isinstance(problem.penalty, AbstractScalablePenalty):
+            bent = hessian + jnp.diag(lift)
+            slope = slope + bend(target - start)
+            target = self._with_these_signs(problem, whole(target), index, slope, bent)
+        return unstacked(whole(target))
+
+    def _with_these_signs(
+        self,
+        problem: Problem,
+        params: Float[Array, "p1 K"],
+        index: Int[Array, " c"],
+        slope: Float[Array, " c"],
+        hessian: Float[Array, "c c"],
+    ) -> Float[Array, " c"]:
+        """The minimum of the model as long as ``params`` keep their signs, which FISTA finds long
+        before it: where the Hessian is ill-conditioned its steps are short.  An entry that would
+        change its sign stops at zero."""
+        entries, (p1, K) = params.ravel()[index], params.shape
+        _, quadratic = problem.curvature()
+        smooth = stacked(GLMParams(problem.penalty_gradient(params[:-1]), jnp.zeros_like(params[-1])))
+        bends = stacked(GLMParams(quadratic, jnp.zeros_like(params[-1])))
+        intercept = index // K == p1 - 1
+        free = (entries != 0) | intercept
+        slope = jnp.where(free, slope + smooth.ravel()[index], 0)
+        hessian = hessian + jnp.diag(bends.ravel()[index])
+        if problem.shift_invariant:  # the loss is flat along the level of the classes
+            whole = jnp.all(_spread_out(free, self.place, False), axis=1)[index // K]
+            same = (index[:, None] // K == index[None, :] // K) & whole[:, None]
+            hessian = hessian + jnp.where(same, jnp.mean(jnp.diagonal(hessian)) / K, 0)
+        hessian = jnp.where(free[:, None] & free[None, :], hessian, 0)
+        diagonal = jnp.diagonal(hessian)
+        unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+        jitter = jnp.where(free, entries.size * jnp.finfo(entries.dtype).eps, 1)
+        factor = cholesky(hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter))
+        moved = entries - cholesky_solve(factor, slope / unit) / unit
+        moved = jnp.where(~intercept & (moved * entries <= 0), 0, moved)
+        step = moved - entries
+        lower = jnp.dot(step, slope + hessian @ step / 2) < 0
+        return jnp.where(lower, moved, entries)
 
 
 def minimise(
@@ -172,8 +214,8 @@ def minimise(
 
 
 def _spread_out(
-    entries: Float[Array, " c"], place: Int[Array, "p1 K"], outside: Float[Array, "..."]
-) -> Float[Array, "p1 K"]:
+    entries: Shaped[Array, " c"], place: Int[Array, "p1 K"], outside: ArrayLike
+) -> Shaped[Array, "p1 K"]:
     """Entries at their places in the parameters, ``outside`` elsewhere."""
     size = entries.shape[0]
     # A gather, not a scatter: it fuses with what is around it.
