@@ -1,6 +1,8 @@
 """Multinomial (softmax) generalised linear models as pure functions on JAX."""
 
+from glmcore import npz
 from glmcore.batches import fit_batches
+from glmcore.checkpoint import Checkpoint
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.padding import pad_rows
@@ -44,6 +46,7 @@ __all__ = [
     "AbstractPenalty",
     "AbstractSolver",
     "Categorical",
+    "Checkpoint",
     "ElasticNet",
     "FitProgress",
     "FitResult",
@@ -70,6 +73,7 @@ __all__ = [
     "init_state",
     "local_rows",
     "log_likelihood",
+    "npz",
     "null_log_likelihood",
     "pad_rows",
     "regularization_path",

@@ -1,6 +1,7 @@
 """Fits along a path of strengths, each begun where the last one ended."""
 
 import dataclasses
+import numbers
 from typing import Any, Optional
 
 import equinox as eqx
@@ -307,9 +308,9 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
 
 def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     if strengths is None:
-        if isinstance(n_strengths, bool) or int(n_strengths) != n_strengths or n_strengths < 1:
+        if not isinstance(n_strengths, numbers.Integral) or isinstance(n_strengths, bool) or n_strengths < 1:
             raise ValueError(f"n_strengths must be a positive whole number, found {n_strengths!r}")
-        if not 0 < min_ratio < 1:
+        if not isinstance(min_ratio, numbers.Real) or not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None
     array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)

@@ -62,8 +62,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
-        ``seed`` where the solver has one; ``verbose=True`` shows progress, ``callback`` is called with a
-        ``glmcore.FitProgress``.
+        ``seed`` where the solver has one; ``verbose=True`` shows progress; ``callback``, one or a list, is called with
+        a ``glmcore.FitProgress``, or is a ``glmcore.Checkpoint``.
 
     Attributes
     ----------
@@ -192,8 +192,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
                 n_classes = len(self.classes_)
                 init_params = check_params(init_params, batch.features.X, n_classes)
                 init_params = glmcore.GLMParams(*init_params)
-            callback = names.make_callback(vars(self)["solver_kwargs"])
-            result = self._run(model, solver, init_params, batch, callback)
+            callbacks = names.make_callbacks(vars(self)["solver_kwargs"])
+            result = self._run(model, solver, init_params, batch, callbacks)
             reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
             reports.report(result, solver, batch.y, batch.weight, self.classes_)
             self._store(model, result.params, result.state, batch)
@@ -533,7 +533,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             sample_weight=batch.weight,
         )
 
-    def _run(self, model, solver, init_params, batch, callback):
+    def _run(self, model, solver, init_params, batch, callbacks=()):
         return glmcore.fit(
             model,
             batch.features.X,
@@ -541,7 +541,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             solver=solver,
             init_params=init_params,
             sample_weight=batch.weight,
-            callback=callback,
+            callback=callbacks,
         )
 
     def _step(self, model, params, state, batch):
@@ -588,7 +588,7 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         batch = self._batch("optimizer_run", X, y)
         params = check_params(params, batch.features.X, len(self.classes_))
         start = glmcore.GLMParams(*params)
-        result = self._run(self._model(), self._solver(), start, batch, None)
+        result = self._run(self._model(), self._solver(), start, batch)
         return (result.params.coef, result.params.intercept), result.state, result
 
 

@@ -52,6 +52,8 @@ def as_labels(y, argument="y"):
         ...
     ValueError: Input y contains NaN: 1 of 2 labels, the first at index 1.
     """
+    if np.ma.is_masked(y):
+        _refuse(np.ma.getmaskarray(y).ravel(), "masked labels", argument)
     labels = _as_vector(y, argument)
     kind = labels.dtype.kind
     if labels.size == 0:
