@@ -6,7 +6,7 @@ from typing import Any, Optional
 import jax
 import numpy as np
 
-from glmcore.checks import check_params, check_penalty
+from glmcore.checks import check_model, check_params, check_penalty
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.host_loop import HostLoop, Listeners
@@ -106,6 +106,7 @@ def fit_batches(
     Array([[-0.372,  0.372]], dtype=float32)
     """
     listeners = Listeners.of(callback)
+    check_model(model)
     reader = Reader(model, batches)
     like = _features_like(reader)
     n_params = (sum(reader.shape.widths) + 1) * model.observations.n_outputs

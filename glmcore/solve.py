@@ -6,7 +6,7 @@ from typing import Any, Optional
 import jax
 from jaxtyping import PyTree
 
-from glmcore.checks import check_data, check_params, check_penalty, check_state
+from glmcore.checks import check_data, check_model, check_params, check_penalty, check_state
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
 from glmcore.many import run_many
@@ -159,6 +159,7 @@ def init_state(
     >>> int(state.n_iter)
     1
     """
+    check_model(model)
     solver = default_solver(model.penalty) if solver is None else solver
     return on_mesh_of(X, run_init_state(*_checked(model, params, X, y, solver, sample_weight)))
 
@@ -179,6 +180,7 @@ def update(
     rows (compiled once a bucket, see :func:`pad_rows`).  Parameters and errors are those of :func:`fit`,
     an example is in :func:`init_state`.
     """
+    check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)
     if solver is None:  # that of the state, if it is one of the defaults
         few = default_solver(model.penalty, n_params=0)

@@ -159,7 +159,7 @@ def _array_from_other(leaf, name):
         array = check_array(leaf, dtype="numeric", ensure_min_features=0, **unchecked)
         # check_array leaves lists that hold None as objects; in arrays of objects None becomes NaN.
         return array.astype(float) if array.dtype == object else array
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         # Not type(error): its subclasses may need more than a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} cannot be read as numbers: {error}") from error

@@ -1,4 +1,4 @@
-"""Every public call, with good arguments and a look at what comes back."""
+"""The calls that check what they are given, with good arguments and a look at what comes back."""
 
 import io
 from collections.abc import Callable
@@ -87,20 +87,7 @@ def _core() -> list[Entry]:
             lambda path, every: glmcore.fit(model, X, Y, callback=glmcore.Checkpoint(path, every)),
             {"path": FOLDER / "checkpoint", "every": 3},
         ),
-        Entry(
-            "Progress",
-            lambda interval: glmcore.fit(model, X, Y, callback=glmcore.Progress(interval, io.StringIO())),
-            {"interval": 1.0},
-        ),
         Entry("shard_rows", glmcore.shard_rows, {"X": X, "y": Y, "mesh": None, "sample_weight": WEIGHT}),
-        Entry("local_rows", glmcore.local_rows, {"values": jnp.asarray(Y), "n_rows": N}),
-        Entry("pad_rows", lambda X, y: glmcore.pad_rows(X, y), {"X": X, "y": Y}),
-        Entry("status_name", glmcore.status_name, {"status": glmcore.Status.converged}),
-        Entry("status_named", glmcore.status_named, {"name": "converged"}),
-        Entry("default_solver", glmcore.default_solver, {"penalty": glmcore.Ridge(), "n_params": 3}),
-        Entry("default_tol", glmcore.default_tol, {"dtype": np.float32}),
-        Entry("log_likelihood", glmcore.log_likelihood, {"model": model, "params": params, "X": X, "y": Y}),
-        Entry("null_log_likelihood", glmcore.null_log_likelihood, {"model": model, "y": Y, "weight": WEIGHT}),
     ]
     for kind, names in (
         ("Ridge", "strength"),
@@ -122,20 +109,6 @@ def _core() -> list[Entry]:
         entries.append(
             Entry(kind, lambda kind=kind, **kwargs: _fit_solver(model, kind, **kwargs), good, _finite_fit, None, LARGE)
         )
-    for name in (
-        "linear_predictor",
-        "log_proba",
-        "loss",
-        "objective",
-        "optimality",
-        "initialize_params",
-        "sample",
-        "degrees_of_freedom",
-    ):
-        good = {"params": params, **data, "key": jax.random.key(0)}
-        wanted = glmcore.GLM.__dict__[name].__code__.co_varnames[1 : glmcore.GLM.__dict__[name].__code__.co_argcount]
-        check = _probabilities if name == "log_proba" else lambda result: None
-        entries.append(Entry(name, getattr(model, name), {k: good[k] for k in wanted}, check))
     return entries
 
 
