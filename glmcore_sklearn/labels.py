@@ -307,7 +307,7 @@ def check_n_classes(n_classes):
     expected = "n_classes must be None or an integer of at least 2"
     if isinstance(n_classes, bool) or not isinstance(n_classes, numbers.Real):
         raise TypeError(f"{expected}, {found}")
-    if not math.isfinite(n_classes) or n_classes != int(n_classes) or n_classes < 2:
+    if n_classes % 1 != 0 or n_classes < 2:
         raise ValueError(f"{expected}, {found}")
     return int(n_classes)
 

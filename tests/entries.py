@@ -144,11 +144,11 @@ def _face() -> list[Entry]:
     add(model, "simulate", {"random_key": jax.random.key(0), "feedforward_input": X})
     add(model, "save_params", {"filename": FOLDER / "model"})
     regression = LogisticRegression(tol=1e-3).fit(**data)
-    add(regression, "fit", weighted, _fitted)
-    add(regression, "partial_fit", {**weighted, "classes": ["a", "b", "c"]}, _fitted)
+    add(regression, "fit", weighted, _fitted, LARGE)
+    add(regression, "partial_fit", {**weighted, "classes": ["a", "b", "c"]}, _fitted, LARGE)
     for name in ("predict", "decision_function", "predict_proba"):
-        add(regression, name, {"X": X})
-    add(regression, "predict_log_proba", {"X": X}, _probabilities)
+        add(regression, name, {"X": X}, without=LARGE)
+    add(regression, "predict_log_proba", {"X": X}, _probabilities, LARGE)
     entries.append(Entry("load_model", load_model, {"filename": FOLDER / "model.npz", "mapping_dict": None}))
     entries.append(Entry("coef_", _predict_with, {"coef": params[0], "intercept": params[1], "classes": LABELS}))
     good = {
@@ -159,7 +159,7 @@ def _face() -> list[Entry]:
         "solver_name": None,
         "solver_kwargs": None,
     }
-    entries.append(Entry("ClassifierGLM", lambda **kwargs: ClassifierGLM(**kwargs).fit(**data), good, _fitted))
+    entries.append(Entry("ClassifierGLM", lambda **kwargs: ClassifierGLM(**kwargs).fit(**data), good, _fitted, without=LARGE))
     good = {
         "C": 1.0,
         "l1_ratio": 0.0,
@@ -173,7 +173,7 @@ def _face() -> list[Entry]:
         "warm_start": False,
     }
     entries.append(
-        Entry("LogisticRegression", lambda **kwargs: LogisticRegression(**kwargs).fit(**data), good, _fitted)
+        Entry("LogisticRegression", lambda **kwargs: LogisticRegression(**kwargs).fit(**data), good, _fitted, without=LARGE)
     )
     lasso = ClassifierGLM(K, regularizer="Lasso")
     good = {"estimator": lasso, **data, "strengths": None, "n_strengths": 3, "min_ratio": 0.1, "sample_weight": WEIGHT}

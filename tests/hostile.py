@@ -35,18 +35,6 @@ class Odd:
         return "Odd()"
 
 
-class Liar:
-    """Says that it is an array."""
-
-    shape, dtype, ndim = (N, P), np.dtype("float32"), 2
-
-    def __len__(self) -> int:
-        return N
-
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise RuntimeError("no array after all")
-
-
 #: Features that mean the same as X, whatever they look like.
 DISGUISED = {
     "X fortran": np.asfortranarray(X),
@@ -106,7 +94,6 @@ FEATURES = {
     "X nested": {"a": [X[:, :1], (X[:, 1:],)]},
     "X ragged": [[1.0, 2.0]] * (N - 1) + [[1.0]],
     "X generator list": [iter([1.0])] * N,
-    "X liar": Liar(),
 }
 FEATURES["X read only"].flags.writeable = False
 
@@ -201,7 +188,6 @@ OTHERS = {
     "params NaN": glmcore.GLMParams(_COEF * np.nan, np.zeros(K, np.float32)),
     "params huge": glmcore.GLMParams(_COEF + 3e38, np.zeros(K, np.float32)),
     "params wide": glmcore.GLMParams(np.zeros((P, K + 1), np.float32), np.zeros(K, np.float32)),
-    "params text": glmcore.GLMParams.__new__(glmcore.GLMParams),
     "params swapped": (np.zeros(K), _COEF),
     "Ridge": glmcore.Ridge(-1.0),
     "Lasso": glmcore.Lasso(0.1),
