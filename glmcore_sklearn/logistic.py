@@ -332,6 +332,8 @@ def _ones(samples):
 
 def check_two_classes(classes):
     """Raise a ValueError for labels of one class."""
+    if len(classes) == 0:
+        raise ValueError("classes must hold at least 2 labels, found none")
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one class: "
