@@ -1,6 +1,6 @@
 """``fit_batches``: the fit of data that are read in batches, again for every pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional
 
 import jax
@@ -16,7 +16,7 @@ from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
 from glmcore.programs import advance_and_tell, finish, in_dtype, run_fit, start
 from glmcore.reading import Reader
-from glmcore.results import FitProgress, FitResult
+from glmcore.results import FitResult
 from glmcore.solvers import LBFGS, SVRG, Newton, ProximalGradient, ProxSVRG
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.staging import staged
@@ -36,7 +36,7 @@ def fit_batches(
     *,
     solver: Optional[AbstractSolver] = None,
     init_params: Optional[GLMParams] = None,
-    callback: Optional[Callable[[FitProgress], Any] | Sequence[Callable]] = None,
+    callback: Any = None,
 ) -> FitResult:
     """:func:`fit` for data that do not fit into memory.
 

@@ -75,7 +75,7 @@ class Checkpoint:
     True
     """
 
-    def __init__(self, path: str | os.PathLike, every: int = 10):
+    def __init__(self, path: Any, every: Any = 10):
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"path must be a string or a path, found {type(path).__name__}")
         if not isinstance(every, numbers.Integral) or isinstance(every, bool):

@@ -1,6 +1,5 @@
 """``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 import jax
@@ -15,7 +14,7 @@ from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
-from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.results import FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
@@ -52,7 +51,7 @@ def fit(
     solver: Optional[AbstractSolver] = None,
     init_params: Optional[GLMParams] = None,
     sample_weight: Any = None,
-    callback: Optional[Callable[[FitProgress], Any] | Sequence[Callable]] = None,
+    callback: Any = None,
 ) -> FitResult:
     """Minimise the objective of ``model``.
 
