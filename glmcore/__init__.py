@@ -1,6 +1,8 @@
 """Multinomial (softmax) generalised linear models as pure functions on JAX."""
 
+from glmcore import npz
 from glmcore.batches import fit_batches
+from glmcore.checkpoint import Checkpoint
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.padding import pad_rows
@@ -46,6 +48,7 @@ __all__ = [
     "AbstractSolver",
     "BootstrapResult",
     "Categorical",
+    "Checkpoint",
     "ElasticNet",
     "FitProgress",
     "FitResult",
@@ -76,6 +79,7 @@ __all__ = [
     "jackknife",
     "local_rows",
     "log_likelihood",
+    "npz",
     "null_log_likelihood",
     "pad_rows",
     "regularization_path",

@@ -6,15 +6,17 @@ from typing import Any, Optional
 import jax
 import numpy as np
 
-from glmcore.checks import check_params, check_penalty
+from glmcore.checks import check_model, check_params, check_penalty
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
+from glmcore.host_loop import HostLoop, Listeners
+from glmcore.identity import Identity
 from glmcore.model import GLM
 from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
-from glmcore.programs import HostLoop, advance_and_tell, finish, in_dtype, run_fit, start
+from glmcore.programs import advance_and_tell, finish, in_dtype, run_fit, start
 from glmcore.reading import Reader
-from glmcore.results import FitProgress, FitResult
+from glmcore.results import FitResult
 from glmcore.solvers import LBFGS, SVRG, Newton, ProximalGradient, ProxSVRG
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.staging import staged
@@ -34,7 +36,7 @@ def fit_batches(
     *,
     solver: Optional[AbstractSolver] = None,
     init_params: Optional[GLMParams] = None,
-    callback: Optional[Callable[[FitProgress], Any]] = None,
+    callback: Any = None,
 ) -> FitResult:
     """:func:`fit` for data that do not fit into memory.
 
@@ -57,9 +59,9 @@ def fit_batches(
     init_params : GLMParams, optional
         Where to start; default the optimum of the sample, if it has one and all classes, else the
         null model.
-    callback : callable, optional
+    callback : callable, or a list or tuple of callables, optional
         Called with a :class:`FitProgress` after steps, and about ten times a second with the
-        pass and the batch that is being computed.
+        pass and the batch that is being computed; or a :class:`Checkpoint`.
 
     Returns
     -------
@@ -103,6 +105,8 @@ def fit_batches(
     >>> result.params.coef.round(3)
     Array([[-0.372,  0.372]], dtype=float32)
     """
+    listeners = Listeners.of(callback)
+    check_model(model)
     reader = Reader(model, batches)
     like = _features_like(reader)
     n_params = (sum(reader.shape.widths) + 1) * model.observations.n_outputs
@@ -117,10 +121,13 @@ def fit_batches(
     if init_params is not None:
         init_params = check_params(model, init_params, like)
     solver = with_default_tol(solver, reader.shape.dtype)
-    loop = HostLoop(solver, callback)
+    loop = HostLoop(solver, listeners)
     model, solver = in_dtype((model, solver), reader.shape.dtype)
 
-    found = survey(reader, model.observations.n_outputs, model.fit_intercept)
+    keeps = listeners.checkpoint is not None
+    found = survey(reader, model.observations.n_outputs, model.fit_intercept, with_digest=keeps)
+    shape = (found.n_used, len(found.centre), reader.shape.dtype)
+    identity = Identity.of(model, solver, shape, found.digest) if keeps else None
     problem = StreamedProblem.of(model, found, _sample(model, reader, found))
     if init_params is None:
         init_params = _optimum_of_sample(model, found, like)
@@ -129,6 +136,7 @@ def fit_batches(
         *staged(sweeper, start, problem, init_params, solver),
         advance=lambda *args: staged(sweeper, advance_and_tell, *args),
         finish=lambda *args: staged(sweeper, finish, *args),
+        identity=identity,
     )
 
 

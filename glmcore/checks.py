@@ -1,5 +1,6 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
+from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import is_spread, reduced
-from glmcore.tree import is_concrete
+from glmcore.tree import is_concrete, is_real
 
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
@@ -22,14 +24,16 @@ def check_data(
 ) -> tuple[PyTree, Any, Any]:
     """Features, labels and weights as arrays of one float dtype (default: that of X), or a clear
     error.  The weights of one batch among others may all be zero, and keep their scale."""
+    check_model(model)
     leaves = jax.tree.leaves(X)
     if not leaves:
         raise ValueError("X must hold at least one array of shape (n, p), found none")
     for leaf in leaves:
         if not isinstance(leaf, (np.ndarray, jax.Array)):
             raise TypeError(f"X must be an array or a pytree of arrays, found {type(leaf).__name__}")
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        if not is_real(leaf):
             raise TypeError(f"X must hold real numbers, found dtype {leaf.dtype}")
+        _check_unmasked(leaf, "X")
         if np.ndim(leaf) != 2:
             raise ValueError(f"X must be 2-D, (n, p); found shape {np.shape(leaf)}")
     n = leaves[0].shape[0]
@@ -39,26 +43,62 @@ def check_data(
     if n == 0 or sum(leaf.shape[1] for leaf in leaves) == 0:
         raise ValueError(f"X must have rows and columns, found {[x.shape for x in leaves]}")
     dtype = sample_dtype(leaves) if dtype is None else dtype
-    y = jnp.asarray(y) if not hasattr(y, "dtype") else y
+    y = _as_array(y, "y")
     _check_labels(y, n, model.observations.n_outputs)
     weight = np.ones(n, dtype)
     if sample_weight is not None:
         weight = _weight(sample_weight, n, dtype, is_batch)
         X = _without_idle_rows(X, weight)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), X), y, weight
+    return jax.tree.map(lambda leaf: _plain(leaf).astype(dtype, copy=False), X), y, weight
+
+
+def check_model(model: Any) -> None:
+    """A model, whose link gives one number a class."""
+    if not isinstance(model, GLM):
+        raise TypeError(f"model must be a glmcore.GLM, found {type(model).__name__}")
+    if model.inverse_link is None:
+        return
+    like = jax.ShapeDtypeStruct((2, model.observations.n_outputs), jnp.float32)
+    found = getattr(jax.eval_shape(model.inverse_link, like), "shape", None)
+    if found != like.shape:
+        raise ValueError(f"inverse_link must map (n, K) to (n, K); it maps {like.shape} to {found}")
+
+
+def _as_array(values: Any, name: str) -> Any:
+    """An array of real numbers from an array or a list, or a clear error."""
+    if not isinstance(values, (np.ndarray, np.generic, jax.Array)):
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be an array, found {type(values).__name__}") from error
+    if not is_real(values):
+        raise TypeError(f"{name} must hold real numbers, found dtype {values.dtype}")
+    _check_unmasked(values, name)
+    return _plain(values)
+
+
+def _check_unmasked(values: Any, name: str) -> None:
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} must not have masked entries; give their rows the weight 0 instead")
+
+
+def _plain(values: Any) -> Any:
+    """A NumPy array of no subclass, in which products and comparisons may mean something else."""
+    return values if isinstance(values, jax.Array) else np.asarray(values)
 
 
 def check_count(name: str, value: Any) -> None:
     """Anything but a positive whole number is refused."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be a positive whole number, found {value!r}")
 
 
 def sample_dtype(leaves: list) -> Any:
     """The float dtype of features: their own, and JAX's default for integers."""
-    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
-    return jnp.result_type(*floating, least)
+    # What is longer than JAX has is as long as it has.
+    return jnp.result_type(*(dtype if dtype.itemsize <= 8 else float for dtype in floating), least)
 
 
 def _check_labels(y: Any, n: int, n_classes: int) -> None:
@@ -75,7 +115,7 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
 
 
 def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:
-    array = sample_weight if hasattr(sample_weight, "dtype") else np.asarray(sample_weight)
+    array = _as_array(sample_weight, "sample_weight")
     if array.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {array.shape}")
     if is_concrete(array):
@@ -136,6 +176,8 @@ def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
             f"coef must mirror X, whose structure is {structure}; "
             f"found {jax.tree.structure(params.coef)}"
         )
+    if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
+        raise TypeError(f"params must hold arrays of real numbers, found {params}")
     for coef, leaf in zip(jax.tree.leaves(params.coef), leaves):
         if np.shape(coef) != (leaf.shape[1], n_classes):
             raise ValueError(

@@ -85,6 +85,10 @@ class GLM(eqx.Module):
                     f"{name} must be an instance such as glmcore.{example}, "
                     f"found {getattr(self, name)!r}"
                 )
+        if self.inverse_link is not None and not callable(self.inverse_link):
+            raise TypeError(f"inverse_link must be callable or None, found {self.inverse_link!r}")
+        if not isinstance(self.fit_intercept, (bool, np.bool_)):
+            raise TypeError(f"fit_intercept must be True or False, found {self.fit_intercept!r}")
         penalty = self.penalty
         if not (self.mask is None or penalty.smooth or isinstance(penalty, AbstractScalablePenalty)):
             raise ValueError(

@@ -6,6 +6,7 @@ methods of :class:`AbstractObservations`.
 
 import abc
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -72,7 +73,7 @@ class AbstractObservations(eqx.Module):
 
 
 def _as_count(n: Any) -> int:
-    if int(n) != n:
+    if not isinstance(n, numbers.Real) or n % 1 != 0:
         raise ValueError(f"n_classes must be a whole number, found {n!r}")
     return int(n)
 

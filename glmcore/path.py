@@ -1,6 +1,7 @@
 """Fits along a path of strengths, each begun where the last one ended."""
 
 import dataclasses
+import numbers
 from typing import Any, Optional
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from glmcore.checks import check_count, check_data, check_penalty
+from glmcore.checks import check_count, check_data, check_model, check_penalty
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
@@ -19,7 +20,7 @@ from glmcore.solve import default_solver
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.status import Status, has_converged
-from glmcore.tree import is_concrete
+from glmcore.tree import is_concrete, is_real
 
 _PENALTIES = (Ridge, Lasso, ElasticNet, GroupLasso)
 #: A path of Ridge begins at so many times the largest strength that a Lasso has a use for.
@@ -137,6 +138,7 @@ def regularization_path(
     >>> path.nonzeros
     Array([0, 2, 2, 2], dtype=int32)
     """
+    check_model(model)
     _check_penalty(model.penalty)
     strengths = _checked_strengths(strengths, n_strengths, min_ratio)
     X, y, weight = check_data(model, X, y, sample_weight)
@@ -308,12 +310,14 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
 def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     if strengths is None:
         check_count("n_strengths", n_strengths)
-        if not 0 < min_ratio < 1:
+        if not isinstance(min_ratio, numbers.Real) or not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None
     array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"strengths must be 1-D and not empty, found shape {array.shape}")
+    if not is_real(array):
+        raise TypeError(f"strengths must be real numbers, found dtype {array.dtype}")
     if is_concrete(array):
         values = np.asarray(array)
         if not np.all(np.isfinite(values) & (values > 0)):

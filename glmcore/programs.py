@@ -4,24 +4,22 @@ One jit boundary a public verb; a fit with a callback has the loop on the host a
 behind three.
 """
 
-import math
-import time
-from collections.abc import Callable
 from typing import Any, Optional
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
+from glmcore.host_loop import HostLoop, Listeners
+from glmcore.identity import Identity
 from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams
 from glmcore.penalties import penalises_all
 from glmcore.problem import Problem
-from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.results import FitResult, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
 from glmcore.tree import where_needed
@@ -238,65 +236,13 @@ _jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(finish)
 _jit_advance = eqx.filter_jit(advance_and_tell)
 
 
-def fit_with_callback(model, X, y, weight, centre, init_params, solver, callback) -> FitResult:
+def fit_with_callback(
+    model, X, y, weight, centre, init_params, solver, listeners: Listeners, identity: Optional[Identity]
+) -> FitResult:
     """The same pieces, a loop on the host between them."""
-    loop = HostLoop(solver, callback)
+    loop = HostLoop(solver, listeners)
     task, run = _jit_start(model, X, y, weight, centre, init_params, solver)
-    return loop.run(task, run, _jit_advance, _jit_finish)
-
-
-class HostLoop:
-    """The loop of a fit on the host, which tells ``callback`` (None: nobody) how it proceeds."""
-
-    def __init__(self, solver: AbstractSolver, callback: Optional[Callable[[FitProgress], Any]]):
-        self._callback = callback
-        self._longest_stride = max(1, getattr(callback, "every", int(solver.maxiter)))
-        self._began = self._told = time.perf_counter()
-        self._report = FitProgress(
-            n_iter=0,
-            maxiter=int(solver.maxiter),
-            objective=math.nan,
-            optimality=math.nan,
-            tol=float(solver.tol),
-            elapsed=0.0,
-            status=Status.running,
-            done=False,
-        )
-
-    def run(self, task: Task, run: Run, advance: Callable, finish: Callable) -> FitResult:
-        """Advance to the end, a step at a time or, once these are short, several."""
-        stride = 1
-        while True:
-            before, n_iter = time.perf_counter(), int(run.n_iter)
-            run, status, optimality = advance(task, run, np.asarray(n_iter + stride, np.int32))
-            done = bool(status != Status.running)
-            result = finish(task, run) if done else None
-            self._report = self._report._replace(
-                n_iter=int(run.n_iter),
-                objective=float(run.cache.progress.objective),
-                optimality=float(result.optimality if done else optimality),
-                status=result.status if done else status,
-                done=done,
-                n_passes=None,
-                batch=None,
-            )
-            self._tell()
-            if done:
-                return result
-            # Several processes have to agree on the stride, and their clocks do not.
-            if jax.process_count() == 1 and time.perf_counter() - before < 0.05:
-                stride = min(2 * stride, self._longest_stride)
-
-    def tell_batch(self, n_passes: int, batch: int) -> None:
-        """Tell, ten times a second at most, in which batch of which pass the fit is."""
-        if time.perf_counter() - self._told >= 0.1:
-            self._report = self._report._replace(n_passes=n_passes, batch=batch)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = time.perf_counter()
-        if self._callback is not None:
-            self._callback(self._report._replace(elapsed=self._told - self._began))
+    return loop.run(task, run, _jit_advance, _jit_finish, identity)
 
 
 @eqx.filter_jit

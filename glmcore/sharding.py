@@ -64,6 +64,8 @@ def shard_rows(
     (4, 2)
     """
     mesh = Mesh(np.asarray(jax.devices()), ("rows",)) if mesh is None else mesh
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, found {type(mesh).__name__}")
     leaves, structure = jax.tree.flatten(X)
     leaves = [_local(leaf, "X") for leaf in leaves]
     if not leaves or any(leaf.ndim != 2 for leaf in leaves):

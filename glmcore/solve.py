@@ -1,19 +1,20 @@
 """``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
 
-from collections.abc import Callable
 from typing import Any, Optional
 
 import jax
 from jaxtyping import PyTree
 
-from glmcore.checks import check_data, check_params, check_penalty, check_state
+from glmcore.checks import check_data, check_model, check_params, check_penalty, check_state
+from glmcore.host_loop import Listeners
+from glmcore.identity import Identity, digest_rows
 from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
-from glmcore.programs import fit_with_callback, run_fit, run_init_state, run_update
-from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
+from glmcore.results import FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
@@ -50,7 +51,7 @@ def fit(
     solver: Optional[AbstractSolver] = None,
     init_params: Optional[GLMParams] = None,
     sample_weight: Any = None,
-    callback: Optional[Callable[[FitProgress], Any]] = None,
+    callback: Any = None,
 ) -> FitResult:
     """Minimise the objective of ``model``.
 
@@ -75,10 +76,10 @@ def fit(
     sample_weight : array of shape (n,), optional
         Weights of the rows, not negative.  Rows of weight 0 may hold NaN, but not where X or
         the weights are traced.
-    callback : callable, optional
-        Called with a :class:`FitProgress` about ten times a second and once at the end; one with
-        an attribute ``every`` after at most so many steps.  The compiled program holds no trace
-        of it.
+    callback : callable, or a list or tuple of callables, optional
+        Called with a :class:`FitProgress` about ten times a second and once at the end, such as
+        :class:`Progress`; one with an attribute ``every`` after at most so many steps.  Or a
+        :class:`Checkpoint`.  The compiled program holds no trace of it.
 
     Returns
     -------
@@ -103,6 +104,7 @@ def fit(
     >>> result.params.coef.round(3)
     Array([[-0.372,  0.372]], dtype=float32)
     """
+    listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
     solver = solver if chosen else default_solver(model.penalty, _n_params(model, X))
@@ -111,21 +113,23 @@ def fit(
     if init_params is not None:
         init_params = automatic(X, check_params(model, init_params, X))
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
+    if listeners and not is_concrete((model, X, y, weight, init_params, solver)):
+        raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
+    identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
     given = X
     X, y, weight = settled_rows(X, y, weight)
     args = (model, X, y, weight, init_params, solver)
-    if callback is None and not is_concrete(args):
+    if not is_concrete(args):
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         return run_many(*args, side_by_side)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)
     else:
         centre, (X, weight, y) = None, pad_rows(X, weight, y)
-    if callback is None:
+    if not listeners:
         return on_mesh_of(given, run_fit(model, X, y, weight, centre, init_params, solver))
-    if not is_concrete((model, X, y, weight, init_params, solver)):
-        raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
-    result = fit_with_callback(model, X, y, weight, centre, init_params, solver, callback)
+    rows = (X, y, weight, centre)
+    result = fit_with_callback(model, *rows, init_params, solver, listeners, identity)
     return on_mesh_of(given, result)
 
 
@@ -155,6 +159,7 @@ def init_state(
     >>> int(state.n_iter)
     1
     """
+    check_model(model)
     solver = default_solver(model.penalty) if solver is None else solver
     return on_mesh_of(X, run_init_state(*_checked(model, params, X, y, solver, sample_weight)))
 
@@ -175,6 +180,7 @@ def update(
     rows (compiled once a bucket, see :func:`pad_rows`).  Parameters and errors are those of :func:`fit`,
     an example is in :func:`init_state`.
     """
+    check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)
     if solver is None:  # that of the state, if it is one of the defaults
         few = default_solver(model.penalty, n_params=0)
@@ -188,6 +194,17 @@ def update(
     check_state(model, state.coordinates, X)
     state = automatic(X, state)
     return on_mesh_of(given, run_update(model, params, state, X, y, weight, solver))
+
+
+_digest_rows = jax.jit(digest_rows, static_argnames="ordered")
+
+
+def _identity(model: GLM, solver: AbstractSolver, X: PyTree, y: Any, weight: Any) -> Identity:
+    # The order of the rows too, for a solver may keep numbers of each of them.
+    leaves = jax.tree.leaves(X)
+    shape = (leaves[0].shape[0], sum(leaf.shape[1] for leaf in leaves), leaves[0].dtype)
+    digest = jax.device_get(_digest_rows(X, y, weight, ordered=True))
+    return Identity.of(*in_dtype((model, solver), weight.dtype), shape, digest)
 
 
 def _n_params(model: GLM, X: PyTree) -> int:

@@ -1,13 +1,14 @@
 """The first pass over batches: centre and scale, classes, and a sample of rows."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from glmcore.checks import LEAST_WEIGHT
 from glmcore.coordinates import CENTRE_ROUNDINGS
+from glmcore.identity import digest_rows
 from glmcore.reading import Chunk, Reader
 from glmcore.sweeps import over_blocks
 
@@ -31,6 +32,8 @@ class Survey(NamedTuple):
         Sum of the weights in each class, in float64.
     n_used : int
         Rows with weight.
+    digest : array of shape (2,), or None
+        :func:`~glmcore.identity.digest_rows`, in whatever order they come.
     X, y, weight : arrays of m rows
         A sample, spread evenly over the weight, about its original scale.
     """
@@ -40,6 +43,7 @@ class Survey(NamedTuple):
     class_means: np.ndarray
     class_weights: np.ndarray
     n_used: int
+    digest: Optional[np.ndarray]
     X: np.ndarray
     y: np.ndarray
     weight: np.ndarray
@@ -53,9 +57,10 @@ class _Moments(NamedTuple):
     squares: Any
     n_used: Any
     extremes: Any  # the largest of -x and x
+    digest: Any  # None unless asked for
 
 
-def survey(reader: Reader, n_classes: int, fit_intercept: bool) -> Survey:
+def survey(reader: Reader, n_classes: int, fit_intercept: bool, with_digest: bool) -> Survey:
     """Pass over the batches once, or twice if features lie in a very different place or scale
     than the first rows promise."""
     sample = _SystematicSample(reader.shape)
@@ -63,7 +68,8 @@ def survey(reader: Reader, n_classes: int, fit_intercept: bool) -> Survey:
     if fit_intercept:  # until the centre is known
         shift = np.nan_to_num(reader.first_rows.mean(axis=0, dtype=np.float64)).astype(shift.dtype)
     unit = np.ones_like(shift)
-    moments = _sweep(reader, n_classes, shift, unit, sample)
+    moments = _sweep(reader, n_classes, shift, unit, sample, with_digest)
+    digest = moments.digest
     centre, second, class_means = _standardised(moments, shift, unit, fit_intercept)
     low, high = -moments.extremes[0], moments.extremes[1]
     info = np.finfo(reader.shape.dtype)
@@ -73,7 +79,7 @@ def survey(reader: Reader, n_classes: int, fit_intercept: bool) -> Survey:
         shift = centre.astype(shift.dtype)
         reach = np.maximum(np.abs(low - shift), np.abs(high - shift))
         unit = np.where(reach > 0, reach, 1).astype(shift.dtype)
-        moments = _sweep(reader, n_classes, shift, unit, None)
+        moments = _sweep(reader, n_classes, shift, unit, None, False)
         centre, second, class_means = _standardised(moments, shift, unit, fit_intercept)
     deviation = np.sqrt(np.maximum(second, 0))
     constant = doubtful & ((low == high) | (deviation < np.sqrt(info.tiny)))
@@ -83,6 +89,7 @@ def survey(reader: Reader, n_classes: int, fit_intercept: bool) -> Survey:
         class_means.astype(info.dtype),
         moments.class_weights,
         int(moments.n_used),
+        digest,
         *sample.rows(),
     )
 
@@ -91,11 +98,12 @@ def _moments(
     n_classes: int,
     shift: Float[Array, " p"],
     unit: Float[Array, " p"],
+    with_digest: bool,
     X: Float[Array, "n p"],
     y: Int[Array, " n"],
     weight: Float[Array, " n"],
     n_rows: Int[Array, ""],
-) -> tuple[tuple, Float[Array, "2 p"]]:
+) -> tuple[tuple, Float[Array, "2 p"], Optional[UInt32[Array, "2"]]]:
     def sums(X, y, weight):
         X = (X - shift[None, :]) / unit[None, :]
         own = y[None, :] == jnp.arange(n_classes, dtype=jnp.int32)[:, None]
@@ -111,18 +119,21 @@ def _moments(
         return jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in both])
 
     rows = (X, y, weight, n_rows)
-    return over_blocks(sums, jnp.add, 0.0, *rows), over_blocks(extremes, jnp.maximum, -np.inf, *rows)
+    digest = digest_rows(X, y, weight, ordered=False) if with_digest else None
+    return over_blocks(sums, jnp.add, 0.0, *rows), over_blocks(extremes, jnp.maximum, -np.inf, *rows), digest
 
 
 def _sweep(
-    reader: Reader, n_classes: int, shift: np.ndarray, unit: np.ndarray, sample: Any
+    reader: Reader, n_classes: int, shift: np.ndarray, unit: np.ndarray, sample: Any, with_digest: bool
 ) -> _Moments:
-    total, reach = None, None
-    for chunk, (sums, extremes) in reader.sweep(_moments, n_classes, shift, unit):
+    total, reach, digest = None, None, np.zeros(2, np.uint32) if with_digest else None
+    for chunk, (sums, extremes, part) in reader.sweep(_moments, n_classes, shift, unit, with_digest):
         _check_finite(chunk, extremes)
         sums = [np.asarray(part, np.float64) for part in sums]
         total = sums if total is None else [a + b for a, b in zip(total, sums)]
         reach = extremes if reach is None else np.maximum(reach, extremes)
+        if with_digest:
+            digest = digest + part
         if sample is not None:
             sample.add(chunk)
     if total is None or not total[0].any():
@@ -133,7 +144,7 @@ def _sweep(
             f"weights must be at least {LEAST_WEIGHT:g} on average, for only their ratios count; "
             f"found {mean_weight:.1e}"
         )
-    return _Moments(*total, reach)
+    return _Moments(*total, reach, digest)
 
 
 def _standardised(

@@ -1,6 +1,7 @@
 """Arithmetic on pytrees of arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,6 +71,15 @@ def where_needed(
         return result, jax.tree.map(lambda _: True, result)
 
     return choose(needed, arrays)
+
+
+def is_real(x: Any) -> bool:
+    """Whether ``x`` is an array of real numbers: no text, dates, objects, random keys or complex numbers."""
+    dtype = getattr(x, "dtype", None)
+    # Short floats have the kind "V", random keys none.
+    return getattr(dtype, "kind", None) in ("b", "i", "u", "f") or (
+        dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    )
 
 
 def is_concrete(tree: PyTree) -> bool:

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmcore_sklearn import archive_file as file
-from glmcore_sklearn.archive_file import Refused, full_name, typed
+from glmcore import npz
 
+FORMAT = "glmcore"
 # Well within Python's recursion limit, so that a program deeper in its stack can load what another one saved.
 MAX_DEPTH = 100
 _NO_FUNCTIONS: Mapping[str, Callable] = types.MappingProxyType({})
@@ -101,15 +101,15 @@ def save(
     ('model.npz', {'coef': array([0., 0.]), 'classes': ('a', 'b')})
     """
     if type(content) is not dict:
-        raise TypeError(f"content must be a dict, not {full_name(type(content))}")
-    path = file.with_suffix(path)
+        raise TypeError(f"content must be a dict, not {npz.full_name(type(content))}")
+    path = npz.with_suffix(path)
     writer = _Writer(codecs, functions)
     try:
         node = writer.node(content, ())
-        documents = {"header": file.to_document(file.new_header()), "content": file.to_document(node)}
+        documents = {"header": npz.to_document(npz.new_header(FORMAT)), "content": npz.to_document(node)}
     except RecursionError as error:
         raise ValueError("content is nested too deeply or contains itself") from error
-    file.write_atomically(path, {**documents, **writer.arrays})
+    npz.write_atomically(path, {**documents, **writer.arrays})
     return path
 
 
@@ -155,17 +155,13 @@ def load(
     {'link': <built-in function abs>}
     """
     mapping = dict(mapping or {})
-    with file.opened(path) as archive:
-        header = archive.header()
-        if header["version"] > file.VERSION:
-            writer = header["libraries"].get("glmcore", "a later version")
-            raise Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")
+    with npz.opened(path) as archive:
+        archive.readable_header(FORMAT)
         reader = _Reader(archive.read, codecs, functions, mapping)
-        content = typed(reader.value(archive.document("content"), ()), dict)
-        if archive.members:
-            raise Refused(f"it holds members that its content does not use: {sorted(archive.members)[:3]}")
+        content = npz.typed(reader.value(archive.document("content"), ()), dict)
+        archive.check_all_read()
         if unused := sorted(set(mapping) - reader.used, key=str):
-            raise Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
+            raise npz.Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
     return content
 
 
@@ -196,8 +192,8 @@ def read_header(path: str | os.PathLike) -> dict:
     ...     read_header(save(f"{folder}/model", {}))["version"]
     1
     """
-    with file.opened(path) as archive:
-        return archive.header()
+    with npz.opened(path) as archive:
+        return archive.header(FORMAT)
 
 
 _SCALARS = (  # those that JSON has no exact word for, as text
@@ -242,13 +238,13 @@ class _Writer:
             return self.array(value, path)
         if callable(value):
             known = self.function_names.get(id(value))
-            return {"callable": full_name(value)} if known is None else {"function": known}
-        raise TypeError(f"cannot save {_where(path)}: there is no codec for {full_name(kind)}")
+            return {"callable": npz.full_name(value)} if known is None else {"function": known}
+        raise TypeError(f"cannot save {_where(path)}: there is no codec for {npz.full_name(kind)}")
 
     def array(self, value: Any, path: tuple[str, ...]) -> dict:
         if value.dtype == object:
-            if others := [item for item in value.flat if not _is_scalar(item)]:
-                raise TypeError(f"cannot save {_where(path)}: an object array that holds {full_name(type(others[0]))}")
+            if others := [type(item) for item in value.flat if not _is_scalar(item)]:
+                raise TypeError(f"cannot save {_where(path)}: an object array that holds {npz.full_name(others[0])}")
             return {"objects": [list(value.shape), self.node(list(value.flat), path)]}
         _check_dtype(value.dtype, path)
         name = f"array_{len(self.arrays)}"
@@ -275,62 +271,62 @@ class _Reader:
 
     def value(self, node: Any, path: tuple[str, ...]) -> Any:
         if len(path) > MAX_DEPTH:
-            raise Refused(f"its content is nested more than {MAX_DEPTH} levels deep")
+            raise npz.Refused(f"its content is nested more than {MAX_DEPTH} levels deep")
         if type(node) is list:
             return [self.value(item, (*path, str(i))) for i, item in enumerate(node)]
         if type(node) is not dict:
             return node
         [(kind, body)] = node.items()
         if kind in _SCALAR_BY_NAME:
-            return _SCALAR_BY_NAME[kind].from_tree(typed(body, str))
+            return _SCALAR_BY_NAME[kind].from_tree(npz.typed(body, str))
         match kind:
             case "tuple":
-                return tuple(self.value(typed(body, list), path))
+                return tuple(self.value(npz.typed(body, list), path))
             case "dict":
-                return self.dictionary(typed(body, list), path)
+                return self.dictionary(npz.typed(body, list), path)
             case "array":
-                return self.read_array(typed(body, str))
+                return self.read_array(npz.typed(body, str))
             case "jax":
                 with jax.enable_x64(True):  # here only: keeps 64-bit arrays as they are
-                    return jnp.asarray(self.read_array(typed(body, str)))
+                    return jnp.asarray(self.read_array(npz.typed(body, str)))
             case "scalar":
-                dtype, bits = typed(body, list)
-                [scalar] = file.valid(np.frombuffer(bytes.fromhex(bits), file.parse_dtype(dtype)))
+                dtype, bits = npz.typed(body, list)
+                [scalar] = npz.valid(np.frombuffer(bytes.fromhex(bits), npz.parse_dtype(dtype)))
                 return scalar
             case "objects":
-                return self.objects(*typed(body, list), path)
+                return self.objects(*npz.typed(body, list), path)
             case "codec":
-                return self.coded(*typed(body, list), path)
+                return self.coded(*npz.typed(body, list), path)
             case "callable" | "function":
-                return self.function(kind, typed(body, str), path)
-        raise Refused(f"it holds a value of the unknown kind {kind!r}")
+                return self.function(kind, npz.typed(body, str), path)
+        raise npz.Refused(f"it holds a value of the unknown kind {kind!r}")
 
     def dictionary(self, pairs: list, path: tuple[str, ...]) -> dict:
         result = {}
         for pair in pairs:
-            key_node, item = typed(pair, list)
+            key_node, item = npz.typed(pair, list)
             key = self.value(key_node, path)
             if key in result:
-                raise Refused(f"its {_where(path)} has the key {key!r} twice")
+                raise npz.Refused(f"its {_where(path)} has the key {key!r} twice")
             result[key] = self.value(item, (*path, str(key)))
         return result
 
     def objects(self, shape: Any, items: Any, path: tuple[str, ...]) -> np.ndarray:
-        shape = tuple(typed(size, int) for size in typed(shape, list))
-        values = self.value(typed(items, list), path)
+        shape = tuple(npz.typed(size, int) for size in npz.typed(shape, list))
+        values = self.value(npz.typed(items, list), path)
         if min(shape, default=0) < 0 or not all(map(_is_scalar, values)):
-            raise Refused(f"its {_where(path)} is no object array that glmcore writes")
+            raise npz.Refused(f"its {_where(path)} is no object array that glmcore writes")
         return np.fromiter(values, dtype=object, count=len(values)).reshape(shape)
 
     def coded(self, name: Any, tree: Any, path: tuple[str, ...]) -> Any:
         if name not in self.codecs:
-            raise Refused(f"{_where(path)} is of the class {name!r}, which cannot be loaded")
+            raise npz.Refused(f"{_where(path)} is of the class {name!r}, which cannot be loaded")
         try:
             return self.codecs[name].from_tree(self.value(tree, path))
-        except Refused:
+        except npz.Refused:
             raise
         except Exception as error:
-            raise Refused(f"{_where(path)} is no valid {name} ({error})") from error
+            raise npz.Refused(f"{_where(path)} is no valid {name} ({error})") from error
 
     def function(self, kind: str, name: str, path: tuple[str, ...]) -> Any:
         keys = (".".join(path), path[-1])
@@ -341,7 +337,8 @@ class _Reader:
                 return self.mapping[key]
         if kind == "function" and name in self.functions:
             return self.functions[name]
-        raise Refused(f"{_where(path)} was the callable {name}, which is not stored; give mapping_dict[{path[-1]!r}]")
+        missing = f"{_where(path)} was the callable {name}, which is not stored"
+        raise npz.Refused(f"{missing}; give mapping_dict[{path[-1]!r}]")
 
 
 def _is_json(value: Any) -> bool:
@@ -355,7 +352,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _check_dtype(dtype: Any, path: tuple[str, ...]) -> None:
-    if not (isinstance(dtype, np.dtype) and file.DTYPE.fullmatch(dtype.str)):  # JAX's random keys have no NumPy dtype
+    if not (isinstance(dtype, np.dtype) and npz.DTYPE.fullmatch(dtype.str)):  # JAX's random keys have no NumPy dtype
         raise TypeError(f"cannot save {_where(path)}: it has dtype {dtype}")
 
 

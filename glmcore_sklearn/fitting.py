@@ -90,8 +90,8 @@ class FittingGLM(PredictingGLM):
             model, solver = self._model(self._mask(batch)), self._solver_for(batch)
             if init_params is not None:
                 init_params = self._check_params(init_params, batch)
-            callback = names.make_callback(vars(self)["solver_kwargs"])
-            result = self._run(model, solver, init_params, batch, callback)
+            callbacks = names.make_callbacks(vars(self)["solver_kwargs"])
+            result = self._run(model, solver, init_params, batch, callbacks)
             reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
             present = self._finish(result, solver, batch)
             self._store(model, tuple(result.params), result.state, batch, present=present)

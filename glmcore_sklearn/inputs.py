@@ -156,15 +156,31 @@ def _array_from_other(leaf, name):
             f"Sparse data was passed as {name} ({type(leaf).__name__}), but dense data is required. "
             "Use '.toarray()' (in JAX '.todense()') to convert it."
         )
+    check_unmasked(leaf, name)
     unchecked = dict(ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0)
     try:
         array = check_array(leaf, dtype="numeric", ensure_min_features=0, **unchecked)
         # check_array leaves lists that hold None as objects; in arrays of objects None becomes NaN.
         return array.astype(float) if array.dtype == object else array
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         # Not type(error): its subclasses may need more than a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} cannot be read as numbers: {error}") from error
+
+
+def check_unmasked(values, name):
+    """Refuse a masked array, whose mask would be lost in the array that it becomes.
+
+    Examples
+    --------
+    >>> check_unmasked(np.ma.masked_array([1, 2], [True, False]), "y")
+    Traceback (most recent call last):
+        ...
+    ValueError: y has 1 masked entries, expected none: fill them or leave their rows out
+    """
+    if np.ma.is_masked(values):
+        count = np.ma.count_masked(values)
+        raise ValueError(f"{name} has {count} masked entries, expected none: fill them or leave their rows out")
 
 
 def _check_matrix_shape(shape, name):

@@ -54,6 +54,8 @@ def as_labels(y, argument="y", n_axes=1):
         ...
     ValueError: Input y contains NaN: 1 of 2 labels, the first at index 1.
     """
+    if np.ma.is_masked(y):
+        _refuse(np.ma.getmaskarray(y).ravel(), "masked labels", argument)
     labels = _as_vector(y, argument) if n_axes == 1 else _as_matrix(y, argument)
     kind = labels.dtype.kind
     if labels.size == 0:
@@ -331,7 +333,7 @@ def check_n_classes(n_classes):
     expected = "n_classes must be None or an integer of at least 2"
     if isinstance(n_classes, bool) or not isinstance(n_classes, numbers.Real):
         raise TypeError(f"{expected}, {found}")
-    if not math.isfinite(n_classes) or n_classes != int(n_classes) or n_classes < 2:
+    if n_classes % 1 != 0 or n_classes < 2:
         raise ValueError(f"{expected}, {found}")
     return int(n_classes)
 

@@ -5,6 +5,8 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from glmcore_sklearn.inputs import check_unmasked
+
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
     """Predictions from ``coef_`` (K, p), ``intercept_`` (K,) and ``classes_``; one row for K = 2.
@@ -24,6 +26,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, K), or (n_samples,) for K = 2
         """
         check_is_fitted(self)
+        check_unmasked(X, "X")
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores

@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 import glmcore
 from glmcore_sklearn import labels, reports, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
-from glmcore_sklearn.inputs import check_sample_weight
+from glmcore_sklearn.inputs import check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 
 #: Constraints of the parameters that LogisticRegression and LogisticRegressionCV share.
@@ -177,6 +177,8 @@ class LogisticRegression(LinearClassifier):
         with unchanged_on_error(self):
             self._validate_params()
             C, l1_ratio = self._strength()
+            check_unmasked(X, "X")
+            check_unmasked(y, "y")
             X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
             check_classification_targets(y)
             classes, y = np.unique(y, return_inverse=True)
@@ -232,6 +234,8 @@ class LogisticRegression(LinearClassifier):
                 raise ValueError("class_weight='balanced' needs all rows; pass a dict to use partial_fit")
             fitted = hasattr(self, "coef_")
             dtype = self.coef_.dtype if fitted else [np.float64, np.float32]
+            check_unmasked(X, "X")
+            check_unmasked(y, "y")
             X, y = validate_data(self, X, y, dtype=dtype, order="C", reset=not fitted)
             check_classification_targets(y)
             self.classes_ = self._known_classes(classes)
@@ -330,6 +334,8 @@ def _ones(samples):
 
 def check_two_classes(classes):
     """Raise a ValueError for labels of one class."""
+    if len(classes) == 0:
+        raise ValueError("classes must hold at least 2 labels, found none")
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one class: "

@@ -38,7 +38,7 @@ def pad_rows(X, y, *columns):
 
 
 def fit(model, X, y, weight, params, solver, callback):
-    if callback is not None:
+    if callback:
         raise ValueError(
             "verbose and callback in solver_kwargs are for one target: many are fitted by one program, which does not "
             "stop to tell"

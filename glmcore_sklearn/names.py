@@ -151,28 +151,16 @@ def make_solver(kind: type, solver_kwargs: dict | None) -> glmcore.AbstractSolve
     return kind(**settings)
 
 
-def make_callback(solver_kwargs: dict | None) -> Callable | None:
-    """What a fit calls as it goes: ``callback``, ``verbose``'s progress line, or both."""
+def make_callbacks(solver_kwargs: dict | None) -> list[Callable]:
+    """What a fit calls as it goes: the line of ``verbose``, and what ``callback`` holds."""
     verbose, callback = ((solver_kwargs or {}).get(k) for k in _FIT_KWARGS)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback in solver_kwargs must be callable, found {callback!r}")
-    callbacks = [glmcore.Progress()] * bool(verbose) + [callback] * (callback is not None)
-    if len(callbacks) < 2:
-        return callbacks[0] if callbacks else None
-    return _Both(callbacks)
-
-
-class _Both:
-    """The progress line and a user's callback, as often as the latter wants to be called."""
-
-    def __init__(self, callbacks: list[Callable]):
-        self._callbacks = callbacks
-        if hasattr(callbacks[-1], "every"):
-            self.every = callbacks[-1].every
-
-    def __call__(self, progress: glmcore.FitProgress) -> None:
-        for callback in self._callbacks:
-            callback(progress)
+    if callback is None:
+        callback = []
+    given = callback if isinstance(callback, (list, tuple)) else [callback]
+    for each in given:
+        if not callable(each):
+            raise TypeError(f"callback in solver_kwargs must be callable or a list of callables, found {each!r}")
+    return [*([glmcore.Progress()] if verbose else []), *given]
 
 
 @functools.lru_cache(maxsize=64)

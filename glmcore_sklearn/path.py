@@ -119,6 +119,8 @@ def regularization_path(
     >>> path.estimator(-1).predict(X[:1])
     array([0])
     """
+    if not isinstance(estimator, ClassifierGLM):
+        raise TypeError(f"estimator must be a ClassifierGLM, found {type(estimator).__name__}")
     model = clone(estimator)
     batch = model._first_batch(X, y, sample_weight, keep_classes=False)
     glm = model._model()

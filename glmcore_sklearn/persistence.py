@@ -76,6 +76,8 @@ def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = No
     ...     load_model(f"{folder}/model.npz").predict(X)
     array(['a', 'a', 'b', 'b'], dtype='<U1')
     """
+    if not isinstance(mapping_dict, (Mapping, type(None))):
+        raise TypeError(f"mapping_dict must be a mapping or None, found {type(mapping_dict).__name__}")
     content = archive.load(filename, mapping_dict, _CODECS, LINKS)
     try:
         return _rebuild(content)

@@ -97,7 +97,7 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         -------
         array of shape (n_samples, K)
         """
-        if return_type not in ("log-proba", "proba"):
+        if not isinstance(return_type, str) or return_type not in ("log-proba", "proba"):
             raise ValueError(
                 f"return_type must be 'log-proba' or 'proba', found {return_type!r}"
             )
@@ -137,7 +137,7 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         array
             NaN, with a warning, for a pseudo-R² where y holds one class only.
         """
-        if score_type not in _SCORES:
+        if not isinstance(score_type, str) or score_type not in _SCORES:
             raise ValueError(f"score_type must be one of {', '.join(_SCORES)}; found {score_type!r}")
         if not callable(aggregate_sample_scores):
             raise TypeError(

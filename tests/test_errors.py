@@ -207,7 +207,7 @@ SETTINGS = {
     "stepsize: negative": ({"solver_kwargs": {"stepsize": -0.1}, "solver_name": "SVRG"}, ValueError, "stepsize .*not negative, found -0.1"),
     "batch_size: zero": ({"solver_kwargs": {"batch_size": 0}, "solver_name": "SVRG"}, ValueError, "batch_size .*found 0"),
     "batch_size: fraction": ({"solver_kwargs": {"batch_size": 2.5}, "solver_name": "ProxSVRG"}, ValueError, "batch_size .*whole number, found 2.5"),
-    "callback": ({"solver_kwargs": {"callback": 3}}, TypeError, "callback .*callable, found 3"),
+    "callback": ({"solver_kwargs": {"callback": 3}}, TypeError, "callback .*callables, found 3"),
     "link: type": ({"inverse_link_function": 3}, TypeError, "inverse_link_function must be callable, found 3"),
     "link: shape": ({"inverse_link_function": wrong_shape}, (ValueError, TypeError), r"inverse_link|\(60, 2\)"),
     "link: NaN": ({"inverse_link_function": gives_nan}, ValueError, "not finite.*inverse_link_function"),

@@ -15,8 +15,8 @@ FACE = sorted((ROOT / "glmcore_sklearn").rglob("*.py"))
 #: From the ground up: a module may import from floors below its own, and from its own floor
 #: (which the test of circles then keeps in order).
 FLOORS = [
-    {"status", "tree", "rounding", "factors", "rows", "staging", "sweeps"},
-    {"params", "padding", "sharding"},
+    {"status", "tree", "rounding", "factors", "rows", "staging", "sweeps", "npz"},
+    {"params", "padding", "sharding", "identity"},
     {"observations", "penalties"},
     {"coordinates"},
     {"problem"},
@@ -24,7 +24,9 @@ FLOORS = [
     {"least_norm", "solvers"},
     {"model"},
     {"checks", "scores", "results"},
-    {"programs", "progress", "lockstep"},
+    {"checkpoint", "progress"},
+    {"host_loop"},
+    {"programs", "lockstep"},
     {"lanes", "path_programs"},
     {"many"},
     {"solve"},

@@ -18,7 +18,12 @@ def as_strength(strength: PyTree) -> PyTree:
     # NumPy scalars, not Python floats, which a jit would bake into the program; float64, so
     # that nothing is lost before the dtype of the data is known.
     def convert(leaf):
-        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype=np.float64)
+        if isinstance(leaf, jax.Array):
+            return leaf
+        try:
+            return np.asarray(leaf, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"a strength must be a number or an array of numbers, found {leaf!r}") from error
 
     return jax.tree.map(convert, strength)
 

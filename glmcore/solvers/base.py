@@ -7,6 +7,8 @@ was computed from these very rows) is thrown away with them.
 
 import abc
 import dataclasses
+import numbers
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Problem
+from glmcore.tree import is_real
 
 
 class Standing(eqx.Module):
@@ -33,13 +36,31 @@ class Standing(eqx.Module):
     stalled: Bool[Array, ""]
 
 
+_LARGEST = sys.float_info.max
+#: Settings that solvers have, and what numbers they are.
+_SETTINGS = {
+    "tol": "finite and not negative",
+    "stepsize": "finite and not negative",
+    "maxiter": "a whole number, not negative",
+    "seed": "a whole number, not negative",
+}
+
+
 def as_float(x: Any) -> Any:
-    """Numbers as arrays, which a jit traces; None stays None."""
-    return None if x is None else np.asarray(x, dtype=np.float64) if np.isscalar(x) else x
+    """Numbers as arrays, which a jit traces; what is none is left to :func:`check_solver`."""
+    return np.asarray(x, dtype=np.float64) if isinstance(x, numbers.Real) and abs(x) <= _LARGEST else x
 
 
 def as_int(x: Any) -> Any:
-    return np.asarray(x, dtype=np.int32) if np.isscalar(x) else x
+    whole = isinstance(x, numbers.Real) and x % 1 == 0 and abs(x) < 2**31
+    return np.asarray(x, dtype=np.int32) if whole else x
+
+
+def as_count(x: Any, name: str) -> int:
+    """A positive whole number, of which there is a program each."""
+    if not isinstance(x, numbers.Real) or isinstance(x, bool) or x % 1 != 0 or x < 1:
+        raise ValueError(f"{name} must be a positive whole number, found {x!r}")
+    return int(x)
 
 
 class AbstractSolver(eqx.Module):
@@ -108,9 +129,14 @@ def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
             f"{type(solver).__name__} needs a penalty with a method prox(coef, step) and "
             f"{type(penalty).__name__} has none; use LBFGS if it is differentiable"
         )
-    for name in ("tol", "maxiter", "stepsize"):
+    for name, kind in _SETTINGS.items():
         value = getattr(solver, name, None)
+        expected = f"{type(solver).__name__}: {name} must be {kind}, found {value}"
+        if value is None:
+            continue
+        if isinstance(value, numbers.Real):  # one that the converter had no array for
+            raise ValueError(expected)
+        if not is_real(value) or np.shape(value) != ():
+            raise TypeError(expected)
         if isinstance(value, np.ndarray) and not (np.isfinite(value) and value >= 0):
-            raise ValueError(
-                f"{type(solver).__name__}: {name} must be finite and not negative, found {value}"
-            )
+            raise ValueError(expected)

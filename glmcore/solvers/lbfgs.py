@@ -1,5 +1,6 @@
 """Limited-memory BFGS."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
-from glmcore.solvers.base import as_float, as_int
+from glmcore.solvers.base import as_count, as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 
@@ -129,7 +130,7 @@ class LBFGS(AbstractDescent):
 
     tol: Any = eqx.field(default=None, converter=as_float)
     maxiter: Any = eqx.field(default=1000, converter=as_int)
-    memory: int = eqx.field(default=10, static=True)
+    memory: int = eqx.field(default=10, static=True, converter=partial(as_count, name="memory"))
     needs_smooth = True
     slope_left = 0.9
 

@@ -23,13 +23,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.dense import DenseProblem
 from glmcore.params import GLMParams
 from glmcore.solvers.accelerated import as_stepsize
-from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
+from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_sub, tree_where
 
@@ -292,12 +291,7 @@ def _default_stepsize(problem: DenseProblem, metric: Metric, size: int) -> Float
 
 
 def as_batch_size(x: Any) -> int | None:
-    if x is None:
-        return None
-    whole = not isinstance(x, (bool, np.bool_)) and np.isscalar(x) and not isinstance(x, str)
-    if not whole or not np.isfinite(x) or x != int(x) or x < 1:
-        raise ValueError(f"batch_size must be a positive whole number or None, found {x!r}")
-    return int(x)
+    return None if x is None else as_count(x, "batch_size")
 
 
 class SVRG(AbstractSVRG):

@@ -1,4 +1,4 @@
-"""The file of an archive: atomic writing, and reading that trusts no byte."""
+"""Files of arrays, uncompressed ``.npz``: written whole or not at all, read without trusting a byte."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = "glmcore"
 VERSION = 1
 # No objects, no structures, nothing of size zero, no times in steps of zero.
 DTYPE = re.compile(r"[<>|](?:[biufcSU][1-9][0-9]*|[mM]8(?:\[(?:[1-9][0-9]*)?[A-Za-z]+\])?)")
@@ -48,12 +47,12 @@ def with_suffix(path: str | os.PathLike) -> Path:
     return Path(name if name.endswith(".npz") else f"{name}.npz")
 
 
-def new_header() -> dict:
+def new_header(format: str) -> dict:
     libraries = {"python": platform.python_version()}
     for name in ("numpy", "jax", "glmcore"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             libraries[name] = importlib.metadata.version(name)
-    return {"format": FORMAT, "version": VERSION, "libraries": libraries}
+    return {"format": format, "version": VERSION, "libraries": libraries}
 
 
 def to_document(node: Any) -> np.ndarray:
@@ -62,10 +61,15 @@ def to_document(node: Any) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
 
 
+def check_folder(path: Path) -> None:
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"cannot save '{path}': there is no directory '{folder}'")
+
+
 def write_atomically(path: Path, members: Mapping[str, np.ndarray]) -> None:
     target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot save '{path}': there is no directory '{target.parent}'")
+    check_folder(path)
     temporary = target.with_name(f".glmcore-{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as stream:  # its mode follows the umask, unlike that of tempfile
@@ -129,17 +133,31 @@ class _Archive:
         text = self.read(name).tobytes().decode("utf-8", "surrogatepass")
         return json.loads(text, parse_int=_parse_int)
 
-    def header(self) -> dict:
+    def header(self, format: str) -> dict:
+        """What wrote the file, which may be a later version."""
         if "header.npy" not in self.members:
             raise Refused("glmcore did not write it (it has no header)")
         header = typed(self.document("header"), dict)
-        if header.get("format") != FORMAT:
-            raise Refused("glmcore did not write it (its header is another program's)")
+        if header.get("format") != format:
+            found = str(header.get("format"))[:40]
+            raise Refused(f"its header says {found!r} in place of {format!r}: glmcore did not write it, or for another use")
         if typed(header["version"], int) < 1:
             raise Refused("there is no format of its version")
         for version in typed(header["libraries"], dict).values():
             typed(version, str)
         return header
+
+    def readable_header(self, format: str) -> dict:
+        """The header, of a version that this one can read."""
+        header = self.header(format)
+        if header["version"] > VERSION:
+            writer = header["libraries"].get("glmcore", "a later version")
+            raise Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")
+        return header
+
+    def check_all_read(self) -> None:
+        if self.members:
+            raise Refused(f"it holds members that its content does not use: {sorted(self.members)[:3]}")
 
 
 def _parse_int(text: str) -> int:

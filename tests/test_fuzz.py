@@ -1,0 +1,16 @@
+"""``python -m tests.fuzz``, in a process of its own, for it may crash."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_mutated_files_and_hostile_calls():
+    command = [sys.executable, "-m", "tests.fuzz"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=3000)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
