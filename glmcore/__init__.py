@@ -15,7 +15,7 @@ from glmcore.penalties import (
     UnRegularized,
 )
 from glmcore.progress import Progress
-from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.results import FitProgress, FitResult, HeldOut, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.sharding import local_rows, shard_rows
 from glmcore.solve import default_solver, fit, init_state, update
@@ -50,6 +50,7 @@ __all__ = [
     "GLMParams",
     "GradientDescent",
     "GroupLasso",
+    "HeldOut",
     "Lasso",
     "Newton",
     "NonlinearCG",

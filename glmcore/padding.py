@@ -41,10 +41,11 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     return -(-n_rows // step) * step
 
 
-def pad_rows(X: PyTree, *columns: Any) -> tuple[Any, ...]:
+def pad_rows(X: PyTree, *columns: Any, at_least: int = 0) -> tuple[Any, ...]:
     """``X`` and per-row arrays, padded with zeros to the bucket of their rows.
 
-    Arrays that are traced, or live elsewhere than on one CPU, stay as they are.
+    Arrays that are traced, or live elsewhere than on one CPU, stay as they are.  With
+    ``at_least``, the rows of an earlier batch, a smaller one shares its program.
 
     Examples
     --------
@@ -53,11 +54,13 @@ def pad_rows(X: PyTree, *columns: Any) -> tuple[Any, ...]:
     >>> X, weight = glmcore.pad_rows(np.ones((90, 4)), np.ones(90))
     >>> X.shape, int(weight.sum())
     ((256, 4), 90)
+    >>> glmcore.pad_rows(np.ones((90, 4)), at_least=1000)[0].shape
+    (1024, 4)
     """
     leaves = jax.tree.leaves((X, columns))
     if not all(map(_on_host, leaves)):
         return (X, *columns)
-    n_rows, target = _rows_and_bucket(X)
+    n_rows, target = _rows_and_bucket(X, at_least)
     if target == n_rows:
         return (X, *columns)
     return jax.tree.map(lambda leaf: _padded(leaf, target), (X, *columns))
@@ -125,10 +128,10 @@ def _centred(rows: np.ndarray, centre: np.ndarray, target: int) -> np.ndarray:
     return centred
 
 
-def _rows_and_bucket(X: PyTree) -> tuple[int, int]:
+def _rows_and_bucket(X: PyTree, at_least: int = 0) -> tuple[int, int]:
     rows = jax.tree.leaves(X)
     row_bytes = sum(leaf.shape[1] * leaf.dtype.itemsize for leaf in rows)
-    return rows[0].shape[0], bucket(rows[0].shape[0], row_bytes)
+    return rows[0].shape[0], bucket(max(rows[0].shape[0], at_least), row_bytes)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -54,11 +54,12 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     regularizer_strength : float, array, tuple or pytree, optional
         Default 1.0; for ElasticNet (strength, ratio), default (1.0, 0.5).  Wins over a strength
         inside an instance.  An array broadcasts to coef_, a pytree mirrors a pytree X.
-    solver_name : str, optional
+    solver_name : str or optax.GradientTransformation, optional
         ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
         for smooth penalties, ``"ProximalGradient"``, ``"ProximalNewton"``, ``"ProxSVRG"`` for all.
         Default: ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of
-        at most 128 parameters.
+        at most 128 parameters.  An optax transformation takes its steps on the scale of X; keep it and
+        pass it again, for each one is another program.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
@@ -83,6 +84,9 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if X is a DataFrame with string column names.
+    held_out_log_likelihood_ : float
+        Running mean of the log-likelihood of each batch before its step, see ``glmcore.HeldOut``;
+        only after ``update``.
 
     Notes
     -----
@@ -256,6 +260,8 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
     def update(self, params, opt_state, X, y, *args, n_samples=None, **kwargs):
         """One compiled step of the solver on a batch; sets the fitted attributes too.
 
+        Memory stays as it is, and batches that are smaller than the last one run its program.
+
         Parameters
         ----------
         params : (coef, intercept)
@@ -280,6 +286,21 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             If classes are not set.
         ValueError
             If y holds a label that is not in ``classes_``; nothing changes then.
+
+        Examples
+        --------
+        >>> import optax
+        >>> from sklearn.datasets import load_digits
+        >>> from glmcore_sklearn import ClassifierGLM
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = ClassifierGLM(10, regularizer_strength=1e-4, solver_name=optax.adam(0.01)).set_classes(y)
+        >>> params = model.initialize_params(X[:100], y[:100])
+        >>> state = model.initialize_optimizer_and_state(params, X[:100], y[:100])
+        >>> for start in range(0, len(y), 100):
+        ...     batch = slice(start, start + 100)
+        ...     params, state = model.update(params, state, X[batch], y[batch])
+        >>> model.held_out_log_likelihood_ > -1
+        True
         """
         weight = kwargs.pop("sample_weight", None)
         if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples > 0):
@@ -295,10 +316,19 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
         params = check_params(
             params, batch.features.X, len(self.classes_), argument="params", values=False
         )
-        params, state = self._step(model, params, opt_state, batch)
+        params, state = self._step(model, params, opt_state, batch, vars(self).get("_batch_rows", 0))
         self._store(model, params, state, batch, n_samples)
+        self._batch_rows = len(batch.y)
         self.n_iter_, self.status_ = state.n_iter, glmcore.Status.running
         return StepResult((params.coef, params.intercept), state)
+
+    @property
+    def held_out_log_likelihood_(self):
+        """Running mean of the log-likelihood of each batch before its step; only after ``update``."""
+        state = vars(self).get("solver_state_")
+        if state is None or not state.held_out.weight > 0:
+            raise AttributeError("held_out_log_likelihood_ is there after update")
+        return float(state.held_out.log_likelihood)
 
     # What a model says
 
@@ -544,21 +574,17 @@ class ClassifierGLM(ClassifierMixin, ConfiguredGLM):
             callback=callback,
         )
 
-    def _step(self, model, params, state, batch):
-        return glmcore.update(
-            model,
-            glmcore.GLMParams(*params),
-            state,
-            batch.features.X,
-            batch.y,
-            solver=self._solver(state=state),
-            sample_weight=batch.weight,
-        )
+    def _step(self, model, params, state, batch, at_least=0):
+        X, y, weight = glmcore.pad_rows(batch.features.X, batch.y, batch.weight, at_least=at_least)
+        params, solver = glmcore.GLMParams(*params), self._solver(state=state)
+        return glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
 
     def _store(self, model, params, state, batch, n_samples=None):
         X, names_found = batch.features.X, batch.features.names
         if isinstance(model.penalty, glmcore.UnRegularized):
             used = _degrees_of_freedom(model, params, *glmcore.pad_rows(X, batch.weight))
+        elif model.penalty.smooth:  # a matter of shapes
+            used = int(model.degrees_of_freedom(params, None))
         else:  # without the rows, whose number would make it another program
             used = _degrees_of_freedom(model, params, None, None)
         self.coef_, self.intercept_ = jax.tree.map(_on_one_device, (params.coef, params.intercept))
