@@ -25,5 +25,9 @@ for itself, but against the best answer of all tools.
 **Cold starts** (``cold``) and **peak memory** (``memory``) are those of fresh processes.  ``floor``
 compares a solver step with two reads of X, ``reuse`` counts compilations and times ``update``.
 
+**Beyond memory and machine.**  ``streams`` times online learners, ``out-of-core`` a pass over a file
+of 8 GB that it makes in the folder for temporary files (``TMPDIR``), ``two-processes`` two processes
+of one core each beside one.
+
 Who adds a problem writes a line in ``problems``; who adds a peer writes an adapter in ``peers``.
 """

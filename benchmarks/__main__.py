@@ -5,7 +5,20 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from benchmarks import cold, figure, floor, many, memory, path, report, results, reuse
+from benchmarks import (
+    cold,
+    figure,
+    floor,
+    many,
+    memory,
+    out_of_core,
+    path,
+    report,
+    results,
+    reuse,
+    streams,
+    two_processes,
+)
 from benchmarks.peers import PEERS
 from benchmarks.problems import LARGE, problems
 from benchmarks.race import BUDGET, QUICK_BUDGET, race
@@ -13,7 +26,7 @@ from benchmarks.race import BUDGET, QUICK_BUDGET, race
 FOLDER = Path(__file__).parent
 TOOLS = list(dict.fromkeys(peer.name for peer in PEERS))
 #: What is measured besides the problems, and what it is called in the results.
-MEASURES = ("cold", "updates", "compilations", "memory", "steps")
+MEASURES = ("cold", "updates", "compilations", "memory", "steps", "streams", "out-of-core", "two-processes")
 
 
 def arguments(names):
@@ -55,6 +68,12 @@ def measure(name, table, options):
         return reuse.compilations(table["iris"])
     if name == "memory":
         return memory.peaks(options.quick)
+    if name == "streams":
+        return streams.streams(options.quick)
+    if name == "out-of-core":
+        return out_of_core.out_of_core(options.quick)
+    if name == "two-processes":
+        return two_processes.two_processes(options.quick, options.repeat)
     return {large: floor.step_beside_floor(table[large], options.repeat) for large in LARGE}
 
 

@@ -1,5 +1,6 @@
 """From results to the tables of the README; nothing in them is typed by hand."""
 
+import statistics
 from pathlib import Path
 
 from benchmarks.many import BATCHES
@@ -34,7 +35,9 @@ def render(results: dict, tools: list[str], names: list[str]) -> str:
     picture = FIGURE if races else ""
     parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
     parts += [_paths(results), _many(results)]
-    parts += [_first_and_again(results, tools), _floor(results), _missing(results["machine"], tools)]
+    parts += [_first_and_again(results, tools), _floor(results)]
+    parts += [_streams(results), _out_of_core(results), _two_processes(results)]
+    parts.append(_missing(results["machine"], tools))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -217,6 +220,53 @@ def _floor(results) -> str:
         return ""
     header = ["", "one step of `glmcore.LBFGS`", "two reads of X", "ratio", "read at"]
     return "What the memory bus allows:\n\n" + _table(header, rows)
+
+
+def _streams(results) -> str:
+    rows = []
+    for size, learners in results.get("streams", {}).items():
+        slowest = learners["SGDClassifier.partial_fit"]["seconds"]
+        for name, found in learners.items():
+            speed = slowest / found["seconds"]
+            cells = [duration(found["seconds"]), f"{_two_digits(speed)}×", f"{found['log_loss']:.4f}", found["setting"]]
+            rows.append([f"`{name}`, {size} rows", *cells])
+    if not rows:
+        return ""
+    head = "One pass over a stream of 500 000 rows, 100 features and 5 classes, in batches:"
+    return head + "\n\n" + _table(["", "a batch", "speed", "held-out log-loss", "the best setting tried"], rows)
+
+
+def _out_of_core(results) -> str:
+    if "out-of-core" not in results:
+        return ""
+    found = results["out-of-core"]
+    shape, passes = "x".join(map(str, found["shape"])), found["first_passes_s"] + found["passes_s"]
+    rows = [
+        ["passes", str(len(passes))],
+        ["the fit", duration(found["seconds"])],
+        ["the first pass", duration(found["first_passes_s"][0])],
+        ["a later pass", duration(statistics.median(found["passes_s"]))],
+        ["the file read by `cat`", duration(found["cat_s"])],
+        ["relative objective gap", f"{found['gap']:.0e}"],
+        ["anonymous resident memory", f"{found['anonymous_bytes'] / 1e9:.2f} GB"],
+    ]
+    size = f"{found['bytes'] / 1e9:.1f} GB"
+    head = f"`glmcore.fit_batches` on a memory map of {size} ({shape}, ridge), cached by the system:"
+    return head + "\n\n" + _table(["", ""], rows)
+
+
+def _two_processes(results) -> str:
+    if "two-processes" not in results:
+        return ""
+    found = results["two-processes"]
+    one, two, shape = found["one"], found["two"], "x".join(map(str, found["shape"]))
+    rows = [
+        [title, duration(one[key]), duration(two[key]), f"{_two_digits(two[key] / one[key])}×"]
+        for key, title in (("step_s", "a step of `glmcore.LBFGS`"), ("fit_s", "a fit"))
+    ]
+    what = f"{shape}, objectives {found['objective_apart']:.0e} apart, coefficients {found['coef_apart']:.0e}"
+    head = f"Two processes of one core each, talking by gloo, beside one of one core ({what}):"
+    return head + "\n\n" + _table(["", "one process", "two", "ratio"], rows)
 
 
 def _missing(machine, tools) -> str:

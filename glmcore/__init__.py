@@ -18,7 +18,7 @@ from glmcore.penalties import (
 )
 from glmcore.progress import Progress, Trace
 from glmcore.resampling import BootstrapResult, JackknifeResult, bootstrap, jackknife
-from glmcore.results import FitProgress, FitResult, SolverState
+from glmcore.results import FitProgress, FitResult, HeldOut, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.sharding import local_rows, shard_rows
 from glmcore.solve import default_solver, fit, init_state, update
@@ -55,6 +55,7 @@ __all__ = [
     "GLMParams",
     "GradientDescent",
     "GroupLasso",
+    "HeldOut",
     "JackknifeResult",
     "Lasso",
     "Newton",

@@ -95,6 +95,8 @@ def check_count(name: str, value: Any) -> None:
 
 def sample_dtype(leaves: list) -> Any:
     """The float dtype of features: their own, and JAX's default for integers."""
+    if all(leaf.dtype == np.float32 for leaf in leaves):
+        return np.dtype(np.float32)
     floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
     # What is longer than JAX has is as long as it has.
@@ -187,7 +189,11 @@ def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
         raise ValueError(
             f"intercept must have shape ({n_classes},), found {np.shape(params.intercept)}"
         )
-    return jax.tree.map(lambda w: jnp.asarray(w, dtype), params)
+    return jax.tree.map(lambda w: w if _is_array_of(w, dtype) else jnp.asarray(w, dtype), params)
+
+
+def _is_array_of(w: Any, dtype: Any) -> bool:
+    return isinstance(w, (np.ndarray, jax.Array)) and w.dtype == dtype
 
 
 def check_penalty(model, X: PyTree) -> None:
@@ -196,7 +202,8 @@ def check_penalty(model, X: PyTree) -> None:
     n_classes = model.observations.n_outputs
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], n_classes), x.dtype), X)
     if isinstance(model.penalty, AbstractScalablePenalty):
-        model.penalty.check(like)
+        # Not model.penalty.check, since a bound method of a module is a module, and slow to make.
+        type(model.penalty).check(model.penalty, like)
     if model.mask is None:
         return
     structure = jax.tree.structure(like)

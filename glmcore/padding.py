@@ -41,11 +41,12 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     return -(-n_rows // step) * step
 
 
-def pad_rows(X: PyTree, *columns: Any, n_models: int = 1) -> tuple[Any, ...]:
+def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> tuple[Any, ...]:
     """``X`` and per-row arrays, padded with zeros to the bucket of their rows.
 
     Arrays that are traced, or live elsewhere than on one CPU, stay as they are.  Where many
-    models share the rows, ``n_models`` of them, idle rows cost more and are fewer.
+    models share the rows, ``n_models`` of them, idle rows cost more and are fewer.  With
+    ``at_least``, the rows of an earlier batch, a smaller one shares its program.
 
     Examples
     --------
@@ -54,11 +55,13 @@ def pad_rows(X: PyTree, *columns: Any, n_models: int = 1) -> tuple[Any, ...]:
     >>> X, weight = glmcore.pad_rows(np.ones((90, 4)), np.ones(90))
     >>> X.shape, int(weight.sum())
     ((256, 4), 90)
+    >>> glmcore.pad_rows(np.ones((90, 4)), at_least=1000)[0].shape
+    (1024, 4)
     """
     leaves = jax.tree.leaves((X, columns))
     if not all(map(_on_host, leaves)):
         return (X, *columns)
-    n_rows, target = _rows_and_bucket(X, n_models)
+    n_rows, target = _rows_and_bucket(X, n_models, at_least)
     if target == n_rows:
         return (X, *columns)
     return jax.tree.map(lambda leaf: _padded(leaf, target), (X, *columns))
@@ -126,10 +129,10 @@ def _centred(rows: np.ndarray, centre: np.ndarray, target: int) -> np.ndarray:
     return centred
 
 
-def _rows_and_bucket(X: PyTree, n_models: int = 1) -> tuple[int, int]:
+def _rows_and_bucket(X: PyTree, n_models: int = 1, at_least: int = 0) -> tuple[int, int]:
     rows = jax.tree.leaves(X)
     row_bytes = n_models * sum(leaf.shape[1] * leaf.dtype.itemsize for leaf in rows)
-    return rows[0].shape[0], bucket(rows[0].shape[0], row_bytes)
+    return rows[0].shape[0], bucket(max(rows[0].shape[0], at_least), row_bytes)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -15,11 +15,12 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.host_loop import HostLoop, Listeners
 from glmcore.identity import Identity
+from glmcore.jit import quick_jit
 from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams
 from glmcore.penalties import penalises_all
 from glmcore.problem import Problem
-from glmcore.results import FitResult, SolverState
+from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
 from glmcore.tree import where_needed
@@ -149,7 +150,7 @@ def conclude(task: Task, run: Run) -> FitResult:
     status = task.final_status(run)
     left_out = (status == Status.converged) & ~jnp.all(task.problem.present)
     status = Status.where(left_out, Status.missing_class, status)
-    state = _solver_state(task, run)
+    state = _solver_state(task, run, HeldOut.nothing(run.cache.progress.objective.dtype))
     return FitResult(
         params=least_norm_params(task.problem, run.params),
         state=state,
@@ -160,7 +161,7 @@ def conclude(task: Task, run: Run) -> FitResult:
     )
 
 
-def _solver_state(task: Task, run: Run) -> SolverState:
+def _solver_state(task: Task, run: Run, held_out: HeldOut) -> SolverState:
     progress = run.cache.progress
     return SolverState(
         coordinates=task.problem.coordinates,
@@ -169,6 +170,7 @@ def _solver_state(task: Task, run: Run) -> SolverState:
         objective=progress.objective,
         optimality=progress.optimality / task.yardstick,
         yardstick=task.yardstick,
+        held_out=held_out,
         algorithm=type(task.solver).__name__,
     )
 
@@ -254,18 +256,20 @@ def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, eta, state)
     task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
-    return _solver_state(task, Run(params, state, cache, jnp.zeros((), jnp.int32)))
+    run = Run(params, state, cache, jnp.zeros((), jnp.int32))
+    return _solver_state(task, run, HeldOut.nothing(weight.dtype))
 
 
-@eqx.filter_jit
+@quick_jit
 def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, SolverState]:
     model, solver = in_dtype((model, solver), weight.dtype)
     coordinates = state.coordinates
     features = coordinates.features(X)
     problem = DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=True)
     params = problem.start(coordinates.from_user(params))
-    cache = solver.evaluate(problem, params, problem.predictor(params), state.solver)
-    moved = solver.step(problem, params, state.solver, cache)
-    run = Run(*moved, state.n_iter + 1)
+    eta = problem.predictor(params)
+    held_out = state.held_out.and_then(-problem.loss(eta), jnp.sum(weight))
+    cache = solver.evaluate(problem, params, eta, state.solver)
+    run = Run(*solver.step(problem, params, state.solver, cache), state.n_iter + 1)
     task = Task(problem, solver, state.yardstick)
-    return coordinates.to_user(run.params), _solver_state(task, run)
+    return coordinates.to_user(run.params), _solver_state(task, run, held_out)

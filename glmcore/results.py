@@ -3,11 +3,49 @@
 from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
 from glmcore.status import Status, has_converged
+
+#: What a batch counts in the running mean of held-out log-likelihoods after one more.
+_MEMORY = 0.99
+
+
+class HeldOut(eqx.Module):
+    r"""Running mean of the log-likelihood of each batch under the parameters before its step.
+
+    A batch is held out until the step that learns from it (progressive validation: Blum, Kalai &
+    Langford, 1999).  With the weighted mean log-likelihood :math:`\ell_t` of the t-th batch and
+    the sum :math:`W_t` of its weights
+
+    .. math:: S_t = 0.99 \, S_{t-1} + W_t, \quad L_t = L_{t-1} + \frac{W_t}{S_t} (\ell_t - L_{t-1}),
+
+    the mean over all rows at first, over about the last hundred batches later.
+
+    Parameters
+    ----------
+    log_likelihood : float array
+        L, per sample and without the penalty; NaN before the first batch.
+    weight : float array
+        S.
+    """
+
+    log_likelihood: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    @classmethod
+    def nothing(cls, dtype: Any) -> "HeldOut":
+        """Before the first batch."""
+        return cls(jnp.full((), jnp.nan, dtype), jnp.zeros((), dtype))
+
+    def and_then(self, log_likelihood: Float[Array, ""], weight: Float[Array, ""]) -> "HeldOut":
+        """After one more batch of this mean log-likelihood and total weight."""
+        total = _MEMORY * self.weight + weight
+        before = jnp.where(self.weight > 0, self.log_likelihood, log_likelihood)
+        return HeldOut(before + weight / total * (log_likelihood - before), total)
 
 
 class SolverState(eqx.Module):
@@ -26,6 +64,8 @@ class SolverState(eqx.Module):
     yardstick : float array
         Gradient norm at the null model of the data that the state was initialised with, or the
         rounding level of a gradient divided by ``tol`` where that is larger.
+    held_out : HeldOut
+        Running estimate of the held-out log-likelihood of the updates.
     algorithm : str
         Name of the solver whose state this is.
     """
@@ -36,6 +76,7 @@ class SolverState(eqx.Module):
     objective: Float[Array, ""]
     optimality: Float[Array, ""]
     yardstick: Float[Array, ""]
+    held_out: HeldOut
     algorithm: str = eqx.field(static=True)
 
 

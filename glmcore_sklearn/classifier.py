@@ -28,11 +28,12 @@ class ClassifierGLM(FittingGLM):
     regularizer_strength : float, array, tuple or pytree, optional
         Default 1.0; for ElasticNet (strength, ratio), default (1.0, 0.5).  Wins over a strength
         inside an instance.  An array broadcasts to coef_, a pytree mirrors a pytree X.
-    solver_name : str, optional
+    solver_name : str or optax.GradientTransformation, optional
         ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
         for smooth penalties, ``"ProximalGradient"``, ``"ProximalNewton"``, ``"ProxSVRG"`` for all.
         Default: ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of
-        at most 128 parameters.
+        at most 128 parameters.  An optax transformation takes its steps on the scale of X; keep it and
+        pass it again, for each one is another program.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
@@ -57,6 +58,9 @@ class ClassifierGLM(FittingGLM):
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if X is a DataFrame with string column names.
+    held_out_log_likelihood_ : float
+        Running mean of the log-likelihood of each batch before its step, see ``glmcore.HeldOut``;
+        only after ``update``.
 
     See Also
     --------
@@ -85,6 +89,14 @@ class ClassifierGLM(FittingGLM):
     """
 
     _targets = single
+
+    @property
+    def held_out_log_likelihood_(self):
+        """Running mean of the log-likelihood of each batch before its step; only after ``update``."""
+        state = vars(self).get("solver_state_")
+        if state is None or not state.held_out.weight > 0:
+            raise AttributeError("held_out_log_likelihood_ is there after update")
+        return float(state.held_out.log_likelihood)
 
     def _n_params(self):
         parameters = jax.tree.leaves([vars(self).get(name) for name in ("coef_", "intercept_")])

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 
 import glmcore
 from glmcore_sklearn import labels, names
+from glmcore_sklearn.remembered import remembered
 
 
 class _Parameter:
@@ -67,7 +68,7 @@ class ConfiguredGLM(BaseEstimator):
     @_Parameter
     def solver_name(self, given):
         """Name of the solver that a fit runs; the default's is the table's before data is seen."""
-        return names.solver_class(given, self.regularizer, self._n_params()).__name__
+        return self.solver.__name__
 
     @_Parameter
     def solver_kwargs(self, given):
@@ -107,7 +108,7 @@ class ConfiguredGLM(BaseEstimator):
     @property
     def solver(self):
         """The class of the solver."""
-        return names.SOLVERS[self.solver_name]
+        return names.solver_class(vars(self)["solver_name"], self.regularizer, self._n_params())
 
     @property
     def solver_spec(self):
@@ -158,26 +159,62 @@ class ConfiguredGLM(BaseEstimator):
 
     def _predictor(self):
         """The model without its penalty, which predictions need no program for."""
-        link = vars(self)["inverse_link_function"]
-        n_classes = len(self.classes_)
-        if link is jax.nn.log_softmax:
-            link = None
-        if link is not None:
-            names.check_link(link, n_classes)
-        return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
+        return _predictor(vars(self)["inverse_link_function"], len(self.classes_))
 
     def _model(self, mask=None):
-        strength = vars(self)["regularizer_strength"]
-        penalty = names.with_strength(self.regularizer, strength)
-        return dataclasses.replace(self._predictor(), penalty=penalty, mask=mask)
+        given, n_classes = vars(self), len(self.classes_)
+        link, strength = given["inverse_link_function"], given["regularizer_strength"]
+        model = _model(link, n_classes, given["regularizer"], strength)
+        return model if mask is None else dataclasses.replace(model, mask=mask)
 
     def _solver(self, n_params=None, state=None):
         """The solver of a fit of so many parameters, or of a state."""
-        given, solver_kwargs = vars(self)["solver_name"], vars(self)["solver_kwargs"]
-        if isinstance(solver_kwargs, dict) and "memory" in solver_kwargs:  # one default has any
-            n_params = None
-        kind = names.solver_class(given, self.regularizer, n_params, state)
-        return names.make_solver(kind, solver_kwargs)
+        given, settings = vars(self), vars(self)["solver_kwargs"]
+        algorithm = getattr(state, "algorithm", None)
+        if isinstance(settings, dict):
+            settings = _Settings.of(settings)
+            if "memory" in given["solver_kwargs"]:  # one default has any
+                n_params = None
+        return _solver(given["solver_name"], settings, given["regularizer"], n_params, algorithm)
+
+
+class _Settings(NamedTuple):
+    """Settings of a solver that can be hashed if their values can; 1 is not True."""
+
+    items: tuple[tuple[str, Any, type], ...]
+
+    @classmethod
+    def of(cls, settings: dict) -> "_Settings":
+        """Without what is for the fit, which nobody should keep alive."""
+        known = {name: None if name in names.FIT_KWARGS else value for name, value in settings.items()}
+        return cls(tuple((name, value, type(value)) for name, value in known.items()))
+
+
+@remembered
+def _predictor(link: Any, n_classes: int) -> glmcore.GLM:
+    if link is jax.nn.log_softmax:
+        link = None
+    if link is not None:
+        names.check_link(link, n_classes)
+    return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
+
+
+@remembered
+def _model(link: Any, n_classes: int, regularizer: Any, strength: Any) -> glmcore.GLM:
+    penalty = names.with_strength(names.resolve_regularizer(regularizer), strength)
+    return dataclasses.replace(_predictor(link, n_classes), penalty=penalty)
+
+
+@remembered
+def _solver(
+    solver_name: Any, settings: Any, regularizer: Any, n_params: int | None, algorithm: str | None
+) -> glmcore.AbstractSolver:
+    if isinstance(settings, _Settings):
+        settings = {name: value for name, value, _ in settings.items}
+    penalty = names.resolve_regularizer(regularizer)
+    kind = names.solver_class(solver_name, penalty, n_params, algorithm)
+    fixed = {"transformation": solver_name} if kind is glmcore.Optax else {}
+    return names.make_solver(kind, settings, **fixed)
 
 
 def _short(value: Any) -> str:

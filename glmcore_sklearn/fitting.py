@@ -152,6 +152,8 @@ class FittingGLM(PredictingGLM):
     def update(self, params, opt_state, X, y, *args, n_samples=None, **kwargs):
         """One compiled step of the solver on a batch; sets the fitted attributes too.
 
+        Memory stays as it is, and batches that are smaller than the last one run its program.
+
         Parameters
         ----------
         params : (coef, intercept)
@@ -191,6 +193,7 @@ class FittingGLM(PredictingGLM):
         params = self._check_params(params, batch, argument="params", values=False)
         params, state = self._step(model, params, opt_state, batch)
         self._store(model, params, state, batch, n_samples)
+        self._batch_rows = len(batch.y)
         self.n_iter_, self.status_ = state.n_iter, glmcore.Status.running
         return StepResult(params, state)
 
@@ -231,7 +234,8 @@ class FittingGLM(PredictingGLM):
 
     def _step(self, model, params, state, batch):
         rows = (batch.features.X, batch.y, batch.weight)
-        params, state = self._targets.update(model, params, state, *rows, self._solver(state=state))
+        solver, at_least = self._solver(state=state), vars(self).get("_batch_rows", 0)
+        params, state = self._targets.update(model, params, state, *rows, solver, at_least)
         return tuple(params), state
 
     def _store(self, model, params, state, batch, n_samples=None, present=None):

@@ -134,7 +134,7 @@ def report_cells(cells, used, Cs, solver):
 def _fit_cells(X, y, train, test, strengths, ratio, n_classes, fit_intercept, solver):
     def model(strength):
         penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
-        return softmax.make_model(penalty, n_classes, fit_intercept)
+        return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
 
     def path(train, test, strengths):
         def forward(params, strength):

@@ -222,15 +222,26 @@ def _all_finite_on_device(leaves):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no entry is NaN or infinite; a sum that overflows is a false alarm.
+
+    Examples
+    --------
+    >>> all_finite(np.array([1.0, np.inf]))
+    False
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A sum is faster than isfinite and needs no memory.
+        return bool(np.isfinite(values.sum()))
+
+
 def _all_finite(leaves):
     """Whether no entry is NaN or infinite. Tracers pass; a sum that overflows is a false alarm."""
     on_device = []
     for leaf in leaves:
         if not isinstance(leaf, jax.Array):
-            with np.errstate(over="ignore", invalid="ignore"):
-                # A sum is faster than isfinite and needs no memory.
-                if not np.isfinite(leaf.sum()):
-                    return False
+            if not all_finite(leaf):
+                return False
         elif not isinstance(leaf, jax.core.Tracer):
             on_device.append(leaf)
     if not on_device:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import numpy as np
 import optax
+import scipy.sparse
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -17,6 +18,7 @@ from glmcore_sklearn import labels, reports, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
 from glmcore_sklearn.inputs import check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
+from glmcore_sklearn.stream import Stream, is_plain
 
 #: Constraints of the parameters that LogisticRegression and LogisticRegressionCV share.
 SHARED_CONSTRAINTS = {
@@ -96,6 +98,9 @@ class LogisticRegression(LinearClassifier):
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if X is a DataFrame with string column names.
+    held_out_log_likelihood_ : float
+        Running mean of the log-likelihood of each batch before its step, see ``glmcore.HeldOut``; only after
+        `partial_fit`.
 
     Examples
     --------
@@ -191,14 +196,15 @@ class LogisticRegression(LinearClassifier):
                 self.coef_, self.intercept_ = softmax.from_params(result.params)
             self.classes_ = classes
             self.n_iter_ = np.array([result.n_iter], np.int32)
-            vars(self).pop("_updates", None)
+            vars(self).pop("_stream", None)
         return self
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """One compiled step of the solver on a batch, from where the estimator stands.
 
         The objective is that of the batch, `C` included: a batch of n rows is penalised as a data set of n rows.  The
-        first batch freezes centre and scale of the features, and starts at its class frequencies.
+        first batch freezes centre and scale of the features, and starts at its class frequencies.  Memory stays as it
+        is, and a smaller last batch runs the compiled program of the others.
 
         Parameters
         ----------
@@ -228,23 +234,22 @@ class LogisticRegression(LinearClassifier):
         True
         """
         with unchanged_on_error(self):
-            self._validate_params()
-            C, l1_ratio = self._strength()
-            if self.class_weight == "balanced":
-                raise ValueError("class_weight='balanced' needs all rows; pass a dict to use partial_fit")
-            fitted = hasattr(self, "coef_")
-            dtype = self.coef_.dtype if fitted else [np.float64, np.float32]
-            check_unmasked(X, "X")
-            check_unmasked(y, "y")
-            X, y = validate_data(self, X, y, dtype=dtype, order="C", reset=not fitted)
-            check_classification_targets(y)
+            stream = self._resumed_stream()
+            X, y = self._checked_batch(X, y)
             self.classes_ = self._known_classes(classes)
-            softmax.check_solver(self.solver, C, l1_ratio, self.dual, len(self.classes_))
+            softmax.check_solver(self.solver, stream.C, stream.l1_ratio, self.dual, len(self.classes_))
             y = labels.encode(y, self.classes_)
             with softmax.precision(X.dtype):
                 weight = class_and_sample_weight(self.class_weight, self.classes_, y, sample_weight)
-                self._step(Samples(X, y, weight), C, l1_ratio)
+                self._step(Samples(X, y, weight), stream)
         return self
+
+    @property
+    def held_out_log_likelihood_(self):
+        """Running mean of the log-likelihood of each batch before its step; only after `partial_fit`."""
+        if "_stream" not in vars(self):
+            raise AttributeError("held_out_log_likelihood_ is there after partial_fit")
+        return float(self._stream.state.held_out.log_likelihood)
 
     def _strength(self):
         """C and l1_ratio in force, and the words about arguments that are on their way out."""
@@ -271,8 +276,7 @@ class LogisticRegression(LinearClassifier):
         return classes
 
     def _model(self, samples, n_classes, C, l1_ratio):
-        penalty = softmax.make_penalty(C, l1_ratio, samples.total_weight, n_classes)
-        return softmax.make_model(penalty, n_classes, self.fit_intercept)
+        return softmax.make_model(C, l1_ratio, samples.total_weight, n_classes, bool(self.fit_intercept))
 
     def _solver(self, model, n_params):
         return softmax.make_solver(self.solver, model.penalty, n_params, self.tol, self.max_iter, self.random_state)
@@ -305,23 +309,51 @@ class LogisticRegression(LinearClassifier):
         reports.report(result, solver, samples.y, weight, classes, reports.SKLEARN_ADVICE)
         return result
 
-    def _step(self, samples, C, l1_ratio):
-        model = self._model(samples, len(self.classes_), C, l1_ratio)
-        solver = self._solver(model, None)
+    def _resumed_stream(self):
+        """What earlier batches left, if no argument of the constructor has changed since."""
+        settings = {name: vars(self)[name] for name in self._parameter_constraints}
+        stream = vars(self).get("_stream")
+        if stream is not None and stream.settings == settings:
+            return stream
+        self._validate_params()
+        C, l1_ratio = self._strength()
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all rows; pass a dict to use partial_fit")
+        penalty = softmax.make_penalty(C, l1_ratio, 1.0, 2)  # of the kind of that of all batches
+        solver = softmax.make_solver(self.solver, penalty, None, self.tol, self.max_iter, self.random_state)
+        new = Stream(settings, C, l1_ratio, solver)
+        same = stream is not None and stream.settings["solver"] == self.solver
+        return new._replace(state=stream.state, n_rows=stream.n_rows) if same else new
+
+    def _checked_batch(self, X, y):
+        fitted = hasattr(self, "coef_")
+        dtype = self.coef_.dtype if fitted else [np.float64, np.float32]
+        n_features = None if hasattr(self, "feature_names_in_") else vars(self).get("n_features_in_")
+        if not (fitted and is_plain(X, y, dtype, n_features)):
+            check_unmasked(X, "X")
+            check_unmasked(y, "y")
+            X, y = validate_data(self, X, y, dtype=dtype, order="C", reset=not fitted)
+            check_classification_targets(y)
+        return X, y
+
+    def _step(self, samples, stream):
+        model = self._model(samples, len(self.classes_), stream.C, stream.l1_ratio)
+        batch = samples._replace(weight=_ones(samples))
+        state, solver = stream.state, stream.solver
         if hasattr(self, "coef_"):
-            self.densify()
+            if scipy.sparse.issparse(self.coef_):
+                self.densify()
             params = softmax.to_params(self.coef_, self.intercept_)
         else:
-            params = _initialize(model, *glmcore.pad_rows(*samples._replace(weight=_ones(samples))))
-        state, made_for = vars(self).get("_updates", (None, None))
-        if made_for != self.solver:
-            state = glmcore.init_state(model, params, *samples[:2], solver=solver, sample_weight=samples.weight)
-        params, state = glmcore.update(
-            model, params, state, *samples[:2], solver=solver, sample_weight=samples.weight
-        )
+            params = _initialize(model, *glmcore.pad_rows(*batch))
+        if state is None:
+            X, y, weight = batch
+            state = glmcore.init_state(model, params, X, y, solver=solver, sample_weight=weight)
+        X, y, weight = glmcore.pad_rows(*batch, at_least=stream.n_rows)
+        params, state = glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
         self.coef_, self.intercept_ = softmax.from_params(params)
-        self.n_iter_ = np.array([state.n_iter], np.int32)
-        self._updates = state, self.solver
+        self.n_iter_ = np.array(state.n_iter, ndmin=1)
+        self._stream = stream._replace(state=state, n_rows=len(samples.y))
 
 
 #: Compiled once per types and shapes.

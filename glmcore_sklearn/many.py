@@ -32,9 +32,9 @@ class Fits(NamedTuple):
     state: None = None
 
 
-def pad_rows(X, y, *columns):
+def pad_rows(X, y, *columns, at_least=0):
     """``X`` and arrays of its rows, y among them, padded to the bucket of their rows."""
-    return glmcore.pad_rows(X, y, *columns, n_models=y.shape[1])
+    return glmcore.pad_rows(X, y, *columns, n_models=y.shape[1], at_least=at_least)
 
 
 def fit(model, X, y, weight, params, solver, callback):
@@ -69,8 +69,9 @@ def _init_state(model, params, X, y, weight, solver):
     return _over_targets(one, model, (params, _PARAMS), (y, 1))
 
 
-def update(model, params, state, X, y, weight, solver):
-    return _update(model, params, state, *pad_rows(X, y, weight), _with_tol(solver, weight))
+def update(model, params, state, X, y, weight, solver, at_least=0):
+    rows = pad_rows(X, y, weight, at_least=at_least)
+    return _update(model, params, state, *rows, _with_tol(solver, weight))
 
 
 @eqx.filter_jit

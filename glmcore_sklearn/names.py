@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 import glmcore
 
@@ -38,7 +39,7 @@ SOLVERS = {
 #: Links that are written to a file or a pickle by name.
 LINKS = {"jax.nn.log_softmax": jax.nn.log_softmax}
 #: Entries of solver_kwargs that are for the fit and not for the solver.
-_FIT_KWARGS = ("verbose", "callback")
+FIT_KWARGS = ("verbose", "callback")
 
 
 class SolverSpec(NamedTuple):
@@ -111,20 +112,24 @@ def solver_class(
     solver_name: Any,
     penalty: glmcore.AbstractPenalty,
     n_params: int | None = None,
-    state: Any = None,
+    algorithm: str | None = None,
 ) -> type:
-    """The class that a ``solver_name`` stands for; None is that of a solver ``state``, else the
-    default for the penalty and the number of parameters."""
+    """The class that a ``solver_name`` or an optax transformation stands for; None is that of the
+    ``algorithm`` of a state, else the default for the penalty and the number of parameters."""
     if solver_name is None:
         few = type(glmcore.default_solver(penalty, n_params=0))
-        if getattr(state, "algorithm", None) == few.__name__:
+        if algorithm == few.__name__:
             return few
         return type(glmcore.default_solver(penalty, n_params))
-    if not isinstance(solver_name, str):
+    if isinstance(solver_name, optax.GradientTransformation):
+        kind = glmcore.Optax
+    elif isinstance(solver_name, str):
+        kind = find(solver_name, SOLVERS, "solver_name")
+    else:
         raise TypeError(
-            f"solver_name must be a string ({', '.join(SOLVERS)}), found {type(solver_name).__name__}"
+            f"solver_name must be a string ({', '.join(SOLVERS)}) or an optax.GradientTransformation, "
+            f"found {type(solver_name).__name__}"
         )
-    kind = find(solver_name, SOLVERS, "solver_name")
     if kind.needs_smooth and not penalty.smooth:
         allowed = ", ".join(n for n, k in SOLVERS.items() if not k.needs_smooth)
         raise ValueError(
@@ -134,26 +139,27 @@ def solver_class(
     return kind
 
 
-def make_solver(kind: type, solver_kwargs: dict | None) -> glmcore.AbstractSolver:
-    """A solver with its settings, or a TypeError that names the unknown keyword."""
+def make_solver(kind: type, solver_kwargs: dict | None, **fixed: Any) -> glmcore.AbstractSolver:
+    """A solver with its settings and what is ``fixed`` by other arguments, or a TypeError that
+    names the unknown keyword."""
     if solver_kwargs is None:
-        return kind()
+        return kind(**fixed)
     if not isinstance(solver_kwargs, dict):
         raise TypeError(f"solver_kwargs must be a dict, found {type(solver_kwargs).__name__}")
-    accepted = (*inspect.signature(kind).parameters, *_FIT_KWARGS)
+    accepted = [k for k in (*inspect.signature(kind).parameters, *FIT_KWARGS) if k not in fixed]
     for keyword in solver_kwargs:
         if keyword not in accepted:
             raise TypeError(
                 f"solver {kind.__name__} does not take the keyword {keyword!r} in solver_kwargs; "
                 f"accepted: {', '.join(accepted)}"
             )
-    settings = {k: _setting(k, v) for k, v in solver_kwargs.items() if k not in _FIT_KWARGS}
-    return kind(**settings)
+    settings = {k: _setting(k, v) for k, v in solver_kwargs.items() if k not in FIT_KWARGS}
+    return kind(**fixed, **settings)
 
 
 def make_callbacks(solver_kwargs: dict | None) -> list[Callable]:
     """What a fit calls as it goes: the line of ``verbose``, and what ``callback`` holds."""
-    verbose, callback = ((solver_kwargs or {}).get(k) for k in _FIT_KWARGS)
+    verbose, callback = ((solver_kwargs or {}).get(k) for k in FIT_KWARGS)
     if callback is None:
         callback = []
     given = callback if isinstance(callback, (list, tuple)) else [callback]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import optax
+
 import glmcore
 from glmcore_sklearn import archive
 from glmcore_sklearn.names import LINKS, PENALTIES
@@ -31,9 +33,12 @@ def save_model(model: Any, filename: str | Path) -> Path:
     fitted = {name: vars(model)[name] for name in _FITTED if name in vars(model)}
     if "status_" in vars(model):
         fitted["status_"] = glmcore.status_name(model.status_)
+    params = model.get_params()
+    if isinstance(params["solver_name"], optax.GradientTransformation):
+        params["solver_name"] = params["solver_name"].update  # a callable, for which load_model asks
     content = {
         "class": type(model).__name__,
-        "params": model.get_params(),
+        "params": params,
         "classes": model.classes_,
         "fitted": fitted,
     }
@@ -48,8 +53,8 @@ def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = No
     filename : str or path
         The file, with or without ``.npz``.
     mapping_dict : mapping of str to callable, optional
-        What takes the place of custom callables, which a file cannot hold, such as
-        ``{"inverse_link_function": my_link}``.
+        What takes the place of custom callables and optax transformations, which a file cannot
+        hold, such as ``{"inverse_link_function": my_link}`` or ``{"solver_name": optax.adam(0.01)}``.
 
     Returns
     -------

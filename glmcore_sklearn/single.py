@@ -28,8 +28,9 @@ def init_state(model, params, X, y, weight, solver):
     return glmcore.init_state(model, GLMParams(*params), X, y, solver=solver, sample_weight=weight)
 
 
-def update(model, params, state, X, y, weight, solver):
-    """Parameters and state one step later."""
+def update(model, params, state, X, y, weight, solver, at_least=0):
+    """Parameters and state one step later; ``at_least`` as in :func:`pad_rows`."""
+    X, y, weight = pad_rows(X, y, weight, at_least=at_least)
     return glmcore.update(model, GLMParams(*params), state, X, y, solver=solver, sample_weight=weight)
 
 
@@ -75,7 +76,13 @@ def null_log_likelihood(model, y, weight):
     return glmcore.null_log_likelihood(model, y, weight)
 
 
-@eqx.filter_jit
 def degrees_of_freedom(model, params, X, weight, present):
     """Number of free parameters of a fit."""
+    if model.penalty.smooth and X is None and present is None:  # a matter of shapes
+        return int(model.degrees_of_freedom(GLMParams(*params), None))
+    return _degrees_of_freedom(model, params, X, weight, present)
+
+
+@eqx.filter_jit
+def _degrees_of_freedom(model, params, X, weight, present):
     return model.degrees_of_freedom(GLMParams(*params), X, weight, present)

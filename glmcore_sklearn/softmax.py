@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 
 import glmcore
 from glmcore_sklearn import names
+from glmcore_sklearn.remembered import remembered
 
 #: Solvers of scikit-learn that handle an l1 part.
 _L1_SOLVERS = ("liblinear", "saga")
@@ -57,9 +58,11 @@ def make_penalty(C, l1_ratio, total_weight, n_classes):
     return glmcore.Ridge(strength) if l1_ratio == 0 else glmcore.ElasticNet(strength, ratio)
 
 
-def make_model(penalty, n_classes, fit_intercept):
-    """The softmax model of a penalty."""
-    return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=bool(fit_intercept))
+@remembered
+def make_model(C, l1_ratio, total_weight, n_classes, fit_intercept):
+    """The softmax model with the penalty of :func:`make_penalty`."""
+    penalty = make_penalty(C, l1_ratio, total_weight, n_classes)
+    return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
 
 
 def from_params(params):

@@ -94,3 +94,27 @@ def test_the_report_goes_between_the_markers(tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "old" not in text and "abacus, 1 cores" in text
+
+
+def test_figures_of_streams_files_and_processes_are_told():
+    learners = {
+        name: {"setting": "rate 1", "seconds": seconds, "log_loss": 0.5}
+        for name, seconds in (("ours", 1e-3), ("SGDClassifier.partial_fit", 4e-3))
+    }
+    results = {
+        "machine": {"cpu": "abacus", "cores": 1, "backend": "cpu", "versions": {"JAX": "1"}},
+        "problems": {},
+        "streams": {"256": learners},
+        "out-of-core": {
+            "shape": [100, 5, 3], "bytes": 2e9, "first_passes_s": [4.0], "passes_s": [2.0, 3.0, 2.0], "seconds": 11.0,
+            "cat_s": 1.5, "gap": 2e-8, "anonymous_bytes": 5e8,
+        },
+        "two-processes": {
+            "shape": [100, 5, 3], "objective_apart": 0.0, "coef_apart": 3e-8,
+            "one": {"step_s": 0.1, "fit_s": 1.0}, "two": {"step_s": 0.05, "fit_s": 0.6},
+        },
+    }  # fmt: skip
+    text = report.render(results, [], [])
+    assert "| `ours`, 256 rows | 1.0 ms | 4.0× | 0.5000 | rate 1 |" in text
+    assert "memory map of 2.0 GB (100x5x3" in text and "| passes | 4 |" in text and "| a later pass | 2.0 s |" in text
+    assert "| a step of `glmcore.LBFGS` | 100 ms | 50 ms | 0.50× |" in text

@@ -10,7 +10,18 @@ matplotlib.use("agg")
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-NAMES = ["training_loop", "estimator", "vmap", "population", "path", "sharding", "batches", "checkpoint", "displays"]
+NAMES = [
+    "training_loop",
+    "estimator",
+    "vmap",
+    "population",
+    "path",
+    "streams",
+    "sharding",
+    "batches",
+    "checkpoint",
+    "displays",
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)

@@ -6,7 +6,6 @@ was computed from these very rows) is thrown away with them.
 """
 
 import abc
-import dataclasses
 import numbers
 import sys
 from typing import Any
@@ -112,7 +111,10 @@ def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:
     """Fill in ``tol`` before a jit sees it: given or not, it is the same program."""
     if solver.tol is not None:
         return solver
-    return dataclasses.replace(solver, tol=default_tol(dtype))
+    # Not dataclasses.replace, which takes longer than a step on a small batch.
+    filled = object.__new__(type(solver))
+    vars(filled).update(vars(solver), tol=as_float(default_tol(dtype)))
+    return filled
 
 
 def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
