@@ -62,9 +62,9 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
     if status == "missing_class":
         seen = np.bincount(y[weight > 0], minlength=len(classes))
         missing = classes[seen == 0].tolist()
-        warnings.warn(f"the weights of the classes {missing} are all zero: they are left out", stacklevel=3)
+        warnings.warn(f"the weights of the classes {missing} are all zero: they are left out", stacklevel=4)
     elif status != "converged":
-        warnings.warn(_not_converged(result, solver, advice[status]), ConvergenceWarning, stacklevel=3)
+        warnings.warn(_not_converged(result, solver, advice[status]), ConvergenceWarning, stacklevel=4)
 
 
 def report_targets(result, solver, present, classes):
@@ -87,7 +87,7 @@ def report_targets(result, solver, present, classes):
         warnings.warn(
             f"targets {_few(lacking)} lack some of the classes, {lacking[0]} for one {missing}: they are fitted on "
             "those they have",
-            stacklevel=3,
+            stacklevel=4,
         )
     failed = np.flatnonzero((status != "converged") & (status != "missing_class"))
     if failed.size:
@@ -96,7 +96,7 @@ def report_targets(result, solver, present, classes):
             f"{failed.size} of {status.size} targets did not converge: {_few(failed)}. The worst is target {worst}: "
             + _not_converged(_of_target(result, worst), solver, ADVICE[status[worst]]),
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
