@@ -100,7 +100,8 @@ def sample_dtype(leaves: list) -> Any:
     floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
     # What is longer than JAX has is as long as it has.
-    return jnp.result_type(*(dtype if dtype.itemsize <= 8 else float for dtype in floating), least)
+    floating = (dtype if dtype.itemsize <= 8 else float for dtype in floating)
+    return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
 
 
 def _check_labels(y: Any, n: int, n_classes: int) -> None:

@@ -525,7 +525,7 @@ def test_bad_data_is_refused_in_words():
         (r"intercept must have shape \(3,\), found \(2,\)", ValueError, (X, y), {"init_params": GLMParams(jnp.zeros((4, 3)), jnp.zeros(2))}),
         ("coef must mirror X", ValueError, (X, y), {"init_params": GLMParams({"a": jnp.zeros((4, 3))}, jnp.zeros(3))}),
         ("LBFGS: tol must be finite and not negative, found -1", ValueError, (X, y), {"solver": glmcore.LBFGS(tol=-1)}),
-        ("LBFGS: maxiter must be finite and not negative, found -5", ValueError, (X, y), {"solver": glmcore.LBFGS(maxiter=-5)}),
+        ("LBFGS: maxiter must be a whole number, not negative, found -5", ValueError, (X, y), {"solver": glmcore.LBFGS(maxiter=-5)}),
         ("ProximalGradient: stepsize must be finite", ValueError, (X, y), {"solver": glmcore.ProximalGradient(stepsize=np.nan)}),
     ]:  # fmt: skip
         with pytest.raises(kind, match=message):
