@@ -57,10 +57,14 @@ def stop_at(step):
 
 def same(result, expected):
     pairs = zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
+    # What is held out is NaN until an update.
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", FITS)
+SLOW = ("ProximalGradient", "SVRG")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FITS])
 def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, name):
     run, glm, solver = FITS[name]
     X, y = small()
@@ -243,12 +247,12 @@ def lines_until_killed(process, after):
     return [line for line in lines if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("n_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_killed_fit_loses_one_interval_at_most(tmp_path, n_kills):
+@pytest.mark.slow
+def test_a_killed_fit_loses_one_interval_at_most(tmp_path):
     import killable
 
-    rng, last, lost = random.Random(n_kills), 0, []
-    for _ in range(n_kills):
+    rng, last, lost = random.Random(0), 0, []
+    for _ in range(10):
         steps = [int(line) for line in lines_until_killed(start_killable(tmp_path), rng.uniform(0, 0.4))]
         lost.append(last - (steps[0] - 1))  # a fit begins with a single step
         last = steps[-1]

@@ -55,10 +55,10 @@ def as_int(x: Any) -> Any:
     return np.asarray(x, dtype=np.int32) if whole else x
 
 
-def as_count(x: Any, name: str) -> int:
+def as_count(x: Any, name: str, expected: str = "a positive whole number") -> int:
     """A positive whole number, of which there is a program each."""
     if not isinstance(x, numbers.Real) or isinstance(x, bool) or x % 1 != 0 or x < 1:
-        raise ValueError(f"{name} must be a positive whole number, found {x!r}")
+        raise ValueError(f"{name} must be {expected}, found {x!r}")
     return int(x)
 
 

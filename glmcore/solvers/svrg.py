@@ -291,7 +291,7 @@ def _default_stepsize(problem: DenseProblem, metric: Metric, size: int) -> Float
 
 
 def as_batch_size(x: Any) -> int | None:
-    return None if x is None else as_count(x, "batch_size")
+    return None if x is None else as_count(x, "batch_size", "a positive whole number or None")
 
 
 class SVRG(AbstractSVRG):
