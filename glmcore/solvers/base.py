@@ -47,7 +47,9 @@ _SETTINGS = {
 
 def as_float(x: Any) -> Any:
     """Numbers as arrays, which a jit traces; what is none is left to :func:`check_solver`."""
-    return np.asarray(x, dtype=np.float64) if isinstance(x, numbers.Real) and abs(x) <= _LARGEST else x
+    number = x.item() if isinstance(x, np.generic) else x
+    fits = isinstance(number, numbers.Real) and abs(number) <= _LARGEST
+    return np.asarray(number, dtype=np.float64) if fits else x
 
 
 def as_int(x: Any) -> Any:
