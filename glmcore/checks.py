@@ -1,7 +1,8 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
+import functools
 import numbers
-from typing import Any
+from typing import Any, Optional
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
+from glmcore.observations import InverseLink
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import is_spread, reduced
@@ -58,10 +60,17 @@ def check_model(model: Any) -> None:
         raise TypeError(f"model must be a glmcore.GLM, found {type(model).__name__}")
     if model.inverse_link is None:
         return
-    like = jax.ShapeDtypeStruct((2, model.observations.n_outputs), jnp.float32)
-    found = getattr(jax.eval_shape(model.inverse_link, like), "shape", None)
-    if found != like.shape:
-        raise ValueError(f"inverse_link must map (n, K) to (n, K); it maps {like.shape} to {found}")
+    shape = (2, model.observations.n_outputs)
+    found = _shape_through(model.inverse_link, shape)
+    if found != shape:
+        raise ValueError(f"inverse_link must map (n, K) to (n, K); it maps {shape} to {found}")
+
+
+@functools.lru_cache(maxsize=128)
+def _shape_through(link: InverseLink, shape: tuple[int, int]) -> Optional[tuple[int, ...]]:
+    """Remembered, as one traces the link to find it."""
+    found = jax.eval_shape(link, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return getattr(found, "shape", None)
 
 
 def _as_array(values: Any, name: str) -> Any:

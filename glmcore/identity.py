@@ -102,7 +102,7 @@ def describe(value: Any, without: tuple[str, ...] = ()) -> str:
     >>> import glmcore
     >>> from glmcore.identity import describe
     >>> describe(glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(0.1)))
-    'GLM(observations=Categorical(n_classes=3), penalty=Ridge(strength=0.1), inverse_link=None, fit_intercept=True)'
+    'GLM(observations=Categorical(n_classes=3), penalty=Ridge(strength=0.1), inverse_link=None, fit_intercept=True, mask=None)'
     """
     return _described(value, without, ())
 
