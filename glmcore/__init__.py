@@ -3,6 +3,7 @@
 from glmcore import npz
 from glmcore.batches import fit_batches
 from glmcore.checkpoint import Checkpoint
+from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
 from glmcore.padding import pad_rows
@@ -83,6 +84,7 @@ __all__ = [
     "npz",
     "null_log_likelihood",
     "pad_rows",
+    "quick_jit",
     "regularization_path",
     "shard_rows",
     "status_name",

@@ -1,11 +1,17 @@
 """``jax.jit`` for functions of modules that are called every millisecond."""
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 import jax
+
+#: Numbers in all arguments up to which a program runs for less time than it takes to compile, and
+#: what halves that time on a CPU: another way to write loops, and fewer passes over them.
+_SMALL = 2**15
+_HASTY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 class _Static(NamedTuple):
@@ -19,23 +25,63 @@ def quick_jit(function: Callable) -> Callable:
     """``function`` compiled once per types, shapes and what is no array in its arguments.
 
     As ``equinox.filter_jit``, a call of which costs more than a step on a small batch and waits
-    for its end.  All leaves of the result must be arrays.
+    for its end.  All leaves of the result must be arrays.  Programs of small arguments are
+    compiled in less time, unless they are part of another program.
     """
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def program(static: _Static, *arrays: Any) -> Any:
+    def flat(static: _Static, *arrays: Any) -> Any:
         arrays = iter(arrays)
         leaves = [next(arrays) if leaf is None else leaf for leaf in static.leaves]
         return function(*jax.tree.unflatten(static.structure, leaves))
 
+    functools.update_wrapper(flat, function)
+    program = jax.jit(flat, static_argnums=0)
+
+    @functools.lru_cache(maxsize=1)
+    def hasty() -> Callable:
+        return jax.jit(flat, static_argnums=0, compiler_options=_hasty_options())
+
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
+        if named:
+            args = inspect.signature(function).bind(*args, **named).args
         leaves, structure = jax.tree.flatten(args)
-        arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
+        arrays = [_native(leaf) for leaf in leaves if eqx.is_array(leaf)]
         if len(arrays) == len(leaves):
             static = (None,) * len(leaves)
         else:
             static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-        return program(_Static(structure, static), *arrays)
+        static = _Static(structure, static)
+        if sum(array.size for array in arrays) > _SMALL or _is_traced(arrays):
+            return program(static, *arrays)
+        try:
+            return hasty()(static, *arrays)
+        except ValueError as error:  # options are refused inside of another program
+            if "compiler_options" not in str(error):
+                raise
+            return program(static, *arrays)
 
     return call
+
+
+def _native(array: Any) -> Any:
+    """In the byte order of this machine, which JAX takes every array to be in."""
+    if isinstance(array, jax.Array) or array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_traced(arrays: list) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+@functools.lru_cache(maxsize=1)
+def _hasty_options() -> Optional[dict]:
+    """The options, unless this is no CPU or its compiler does not know them."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=_HASTY).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return _HASTY

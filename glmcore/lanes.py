@@ -4,29 +4,36 @@ What differs between the fits has a leading axis of lanes, what they share has n
 that they share are multiplied by the coefficients of all lanes in one product.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.factors import cholesky, inverse_lower
-from glmcore.lockstep import Lockstep, PerLane, Points, descend
+from glmcore.lockstep import Lockstep, PerLane, Points, Refresh, descend
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype, starting_params, yardstick
 from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.newton import dense_hessian
+from glmcore.solvers.preconditioner import gram_rows, level_curvature
 
 #: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
 #: lanes from which it pays.
 _DENSE_PARAMS = 1024
 _DENSE_LANES = 8
+#: Steps after which the models of the Hessians are made anew, and again after twice as many: of
+#: lanes that share the features, and of those that do not, for which it costs more.
+_FIRST_REFRESH = 4
+_FIRST_REFRESH_OF_OWN = 12
+#: Least curvature of a class beside that of the mean class.
+_LEAST_CURVATURE = 1e-3
 #: Share of the second moment around a shared centre below which a variance is in doubt, and the
 #: roundings of the centre that it must exceed.
 _LEAST_SHARE = 1e-2
@@ -87,18 +94,53 @@ class Design(eqx.Module):
         product = "lkn,np->lkp" if self.axis is None else "lkn,lnp->lkp"
         return jnp.einsum(product, residual, self.rows)
 
-    def gram(self, weight: Float[Array, "... n"]) -> Float[Array, "*L p1 p1"]:
-        weight = jnp.broadcast_to(weight, self.rows.shape[:-1])
-        return jnp.einsum("...np,...nq->...pq", weight[..., None] * self.rows, self.rows)
+    def gram(self, weight: Float[Array, "*L B n"]) -> Float[Array, "*L B p1 p1"]:
+        """Gram matrices of rows so weighted, from every so-manieth of many rows."""
+        stride = -(-weight.shape[-1] // gram_rows(self.rows.shape[-1]))
+        rows, weight = self.rows[..., ::stride, :], weight[..., ::stride]
+
+        def one(weight: Float[Array, "*L n"]) -> Float[Array, "*L p1 p1"]:
+            return jnp.einsum("...np,...nq->...pq", weight[..., None] * rows, rows)
+
+        return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(weight, -2, 0)), 0, -3)
+
+
+class Blocks(eqx.Module):
+    """The inverse of a model of the Hessian of each lane, see
+    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class."""
+
+    inverse: Float[Array, "*L K p1 p1"]
+    level: Float[Array, "L K"]
+    level_curvature: Float[Array, "L p1"]
+    mask: Optional[Bool[Array, "L K p1"]]
+
+    def apply(self, gradient: Points) -> Points:
+        product = "lkp,kpq->lkq" if self.inverse.ndim == 3 else "lkp,lkpq->lkq"
+        level = self.level[:, :, None]
+        along = jnp.sum(level * gradient, axis=1)
+        solved = jnp.einsum(product, gradient - level * along[:, None, :], self.inverse)
+        missing = along / self.level_curvature - jnp.sum(level * solved, axis=1)
+        solved = solved + level * missing[:, None, :]
+        return solved if self.mask is None else jnp.where(self.mask, solved, 0)
+
+
+class Whole(eqx.Module):
+    """An inverse Hessian for all lanes."""
+
+    inverse: Float[Array, "d d"]
+    present: Float[Array, "L K"]
+
+    def apply(self, gradient: Points) -> Points:
+        flat = gradient.reshape(gradient.shape[0], -1) @ self.inverse
+        return flat.reshape(gradient.shape) * self.present[:, :, None]
 
 
 class Common(NamedTuple):
-    """What all lanes share if they share the features: the design and its coordinates, the Gram
-    matrix, and where nothing but weights differs also the start and the inverse Hessian there."""
+    """What all lanes share if they share the features: the design and its coordinates, and where
+    nothing but weights differs also the start and the inverse Hessian there."""
 
     design: Design
     coordinates: Coordinates
-    gram: Float[Array, "p1 p1"]
     start: Optional[Float[Array, "K p1"]] = None
     inverse: Optional[Float[Array, "d d"]] = None
 
@@ -165,29 +207,61 @@ class Lanes(eqx.Module):
     def null(self) -> Points:
         return self.each(lambda _, problem: _point(*problem.null_params()))
 
-    def preconditioner(self, gram: Float[Array, "*L p1 p1"]) -> Callable[[Points], Points]:
-        """The inverse of a model of the Hessian that all classes share, see Preconditioner, times
-        a gradient."""
+    def models(self, start: Points, is_null: bool) -> tuple["Blocks", Refresh]:
+        """The models of the Hessians at ``start``, and when they are made anew."""
+        own = self.design.axis is not None
+        first = _FIRST_REFRESH_OF_OWN if own else _FIRST_REFRESH
+        anew = partial(self.blocks, shared=False)
+        return self.blocks(start, shared=own and is_null), Refresh(anew, first)
 
-        def one(_, problem: Problem, gram):
-            loss, quadratic = problem.curvature()
-            stretch = jnp.max(_point(problem.stretch, 1), axis=0)
-            penalty = jnp.mean(_point(quadratic, 1 - problem.fit_intercept), axis=0)
-            jitter = loss * penalty.size * 10 * jnp.finfo(penalty.dtype).eps
-            gram = loss * stretch[:, None] * gram * stretch[None, :]
-            return _inverse(gram + jnp.diag(penalty + jitter))
+    def blocks(self, points: Points, shared: bool) -> "Blocks":
+        """The model of the Hessians at ``points``, with a block a class or one that all share.
 
-        inverses = self.each(one, jnp.broadcast_to(gram, (self.size, *gram.shape[-2:])))
+        Lanes that share the features share the mean of their Gram matrices, each with its own
+        penalty and total curvature; lanes of one model share the blocks themselves.
+        """
+        K = self.lane.present.shape[-1]
+        eta = self.design.forward(points * self.stretch)
 
-        def precondition(gradient: Points) -> Points:
-            solved = jnp.einsum("lkq,lqp->lkp", gradient, inverses)
-            if self.lane.model.mask is None:
-                return solved
-            return self.each(lambda _, problem, point: _masked(problem, point), solved)
+        def bends(_, problem: Problem, eta):
+            bend = jnp.maximum(problem.class_curvature(eta, problem.y), 0)
+            return problem.weight[None, :] * bend * (K / max(K - 1, 1))
 
-        return precondition
+        def parts(_, problem: Problem, weight):
+            quadratic = _point(problem.curvature()[1], 1 - problem.fit_intercept)
+            loss = jnp.sum(weight, axis=1)
+            level, along = level_curvature(problem, quadratic.T, jnp.mean(loss))
+            # Where a class is all but certain, or left out, hardly anything bends.
+            loss = jnp.maximum(loss, _LEAST_CURVATURE * jnp.mean(loss))
+            return loss, _point(problem.stretch, 1), quadratic, level, along
 
-    def minimise(self, start: Points, precondition: Callable) -> tuple[Lockstep, "Found"]:
+        weight = self.each(bends, eta)
+        loss, stretch, penalty, level, along = self.each(parts, weight)
+        if shared:
+            weight, loss, penalty = (jnp.mean(x, axis=1, keepdims=True) for x in (weight, loss, penalty))
+            stretch = jnp.max(stretch, axis=1, keepdims=True)
+        if self.design.axis is None:
+            finite = jnp.all(jnp.isfinite(weight), axis=(1, 2))
+            weight = jnp.mean(weight, axis=0, where=finite[:, None, None])
+            if not any(jax.tree.leaves(self.axes.model)):
+                loss = jnp.mean(loss, axis=0, where=finite[:, None])
+                stretch, penalty = stretch[0], penalty[0]
+        gram = self.design.gram(weight) / jnp.sum(weight, axis=-1)[..., None, None]
+        if gram.ndim == loss.ndim + 1:
+            gram = gram[None]
+        p1 = penalty.shape[-1]
+        loss = loss[..., None, None]
+        ridge = penalty[..., None] + loss * p1 * 10 * jnp.finfo(loss.dtype).eps
+        eye = jnp.eye(p1, dtype=loss.dtype).reshape(*[1] * (loss.ndim - 2), p1, p1)
+        bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
+        inverse = jax.vmap(_inverse)(bent.reshape(-1, p1, p1)).reshape(bent.shape)
+        inverse = jnp.broadcast_to(inverse, (*inverse.shape[:-3], K, p1, p1))
+        mask = None
+        if self.lane.model.mask is not None:
+            mask = self.each(lambda _, problem: _point(problem.mask, True))
+        return Blocks(inverse, level, along, mask)
+
+    def minimise(self, start: Points, model: Any, refresh: Optional[Refresh]) -> tuple[Lockstep, "Found"]:
         """All lanes at their minimum, but for those that have trouble on the way."""
         null = self.residual(self.loss(self.null())[1])
         yard = self.each(lambda lane, problem, norm: yardstick(problem, lane.solver, norm), null)
@@ -198,7 +272,7 @@ class Lanes(eqx.Module):
 
             return self.each(one, Found(objective, self.residual(gradient), gap, yard))
 
-        end = descend(self.objective, precondition, arrived, start)
+        end = descend(self.objective, model, refresh, arrived, start)
         return end, Found(end.objective, self.residual(end.gradient), -end.slope / 2, yard)
 
     def results(self, end: Lockstep, found: "Found") -> FitResult:
@@ -238,9 +312,8 @@ def prepare(args, batched, size: int) -> Optional[Common]:
     coordinates, features = Coordinates.measure(
         args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept
     )
-    weight = weight / jnp.sum(weight)
     design = Design.of(features, model.fit_intercept)
-    common = Common(design, coordinates, design.gram(weight))
+    common = Common(design, coordinates)
     n_params = coordinates.scale.size + coordinates.scale.shape[1]
     alike = not any(jax.tree.leaves((batched.model, batched.y)))
     if not alike or n_params > _DENSE_PARAMS or size < _DENSE_LANES:
@@ -251,8 +324,8 @@ def prepare(args, batched, size: int) -> Optional[Common]:
 def _at_mean_weight(args, batched, common: Common) -> Common:
     """With the minimum at the mean of all lanes' weights: theirs is close by."""
     flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
-    lanes, gram, _ = _lanes(args, flags, 1, common)
-    end, _ = lanes.minimise(lanes.null(), lanes.preconditioner(gram))
+    lanes, _ = _lanes(args, flags, 1, common)
+    end, _ = lanes.minimise(lanes.null(), *lanes.models(lanes.null(), True))
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
@@ -265,27 +338,23 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
 def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
     """Results of ``size`` lanes, and which of them are good: the others have trouble of some
     kind and are for the single fit to judge."""
-    lanes, gram, measured = _lanes(args, batched, size, common)
+    lanes, measured = _lanes(args, batched, size, common)
     start = lanes.start()
     if common is not None and common.inverse is not None:
         present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
         if args.init_params is None:
             start = jnp.where(present[:, :, None] > 0, common.start[None], start)
-
-        def precondition(gradient):
-            flat = gradient.reshape(size, -1) @ common.inverse
-            return flat.reshape(gradient.shape) * present[:, :, None]
-
+        models = Whole(common.inverse, present), None
     else:
-        precondition = lanes.preconditioner(gram)
-    end, found = lanes.minimise(start, precondition)
+        models = lanes.models(start, args.init_params is None)
+    end, found = lanes.minimise(start, *models)
     result = lanes.results(end, found)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     return result, end.arrived & result.converged & measured & in_time
 
 
 def _lanes(args, batched, size: int, common: Optional[Common]):
-    """Lanes, the Gram matrix of their design, and which of them could be measured."""
+    """Lanes, and which of them could be measured."""
     model, solver = in_dtype((args.model, args.solver), args.weight.dtype)
     weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
     axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
@@ -301,9 +370,8 @@ def _lanes(args, batched, size: int, common: Optional[Common]):
         own_axes = (axes.model, axes.X, axes.weight)
         coordinates, features = jax.vmap(measure, own_axes)(model, args.X, weight)
         design = Design.of(features, model.fit_intercept)
-        gram = design.gram(weight)
     else:
-        design, coordinates, gram = common.design, common.coordinates, common.gram
+        design, coordinates = common.design, common.coordinates
         if batched.weight:
             own, measured = _own_coordinates(common, weight, model, axes)
 
@@ -327,7 +395,7 @@ def _lanes(args, batched, size: int, common: Optional[Common]):
         coordinates=0 if common is None else None,
         own=None if own is None else 0,
     )
-    return Lanes(lane, lane_axes, design, size), gram, measured
+    return Lanes(lane, lane_axes, design, size), measured
 
 
 def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
@@ -369,10 +437,6 @@ def _point(coef: Float[Array, "p K"], intercept: Any) -> Float[Array, "K p1"]:
     """Class by class, the intercept (or what stands in its place) last."""
     last = jnp.broadcast_to(jnp.asarray(intercept, coef.dtype), coef[0].shape)
     return jnp.concatenate([coef.T, last[:, None]], axis=1)
-
-
-def _masked(problem: Problem, point: Float[Array, "K p1"]) -> Float[Array, "K p1"]:
-    return _point(problem.masked(point[:, :-1].T), point[:, -1])
 
 
 def _params(point: Float[Array, "K p1"]) -> GLMParams:

@@ -6,7 +6,7 @@ arrived waits.  Nothing of n rows is kept from step to step.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 import jax
@@ -43,6 +43,7 @@ class Lockstep(eqx.Module):
     alpha: PerLane
     low: PerLane
     high: PerLane
+    model: Any
     steps: Float[Array, "m L K p1"]
     changes: Float[Array, "m L K p1"]
     curvatures: Float[Array, "m L"]
@@ -64,9 +65,22 @@ class Lockstep(eqx.Module):
         return (number > 0) & ~few & (self.count < _MOST_STEPS)
 
 
+class Refresh(NamedTuple):
+    """How the model of the Hessians is made ``anew`` from the points where the lanes are: after
+    ``first`` steps, and each time after twice as many."""
+
+    anew: Callable[[Points], Any]
+    first: int
+
+    def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
+        ratio = count // self.first
+        return (ratio > 0) & (ratio & (ratio - 1) == 0) & (count == self.first * ratio)
+
+
 def descend(
     evaluate: Callable[[Points], tuple[PerLane, Points]],
-    precondition: Callable[[Points], Points],
+    model: Any,
+    refresh: Optional[Refresh],
     arrived: Callable[[PerLane, Points, PerLane], Bool[Array, " L"]],
     start: Points,
 ) -> Lockstep:
@@ -76,8 +90,10 @@ def descend(
     ----------
     evaluate : callable
         Objective and gradient of every lane.
-    precondition : callable
+    model : module with a method ``apply``
         An inverse Hessian, roughly, times a gradient.
+    refresh : Refresh, optional
+        How the model is made anew where the lanes have got to.
     arrived : callable
         Whether a lane is done, from its objective, its gradient and the predicted distance of
         its objective to the minimum.
@@ -92,15 +108,19 @@ def descend(
         slope = _dot(gradient, at.direction)
         decreased = objective <= _highest(at)
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
-        moved = _remember(at, move, gradient - at.gradient, accepted, precondition)
+        moved = _remember(at, move, gradient - at.gradient, accepted)
+        points = _where(accepted, trial, at.points)
+        if refresh is not None:
+            due = refresh.is_due(at.count + 1)
+            moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(points)), lambda: moved)
         gradient = _where(accepted, gradient, at.gradient)
-        direction = _where(accepted, _direction(moved, gradient, precondition), at.direction)
+        direction = _where(accepted, _direction(moved, gradient), at.direction)
         slope_there = _dot(gradient, direction)
         objective = jnp.where(accepted, objective, at.objective)
         alpha, low, high = _bracket(at, slope, decreased)
         there = arrived(objective, gradient, -slope_there / 2)
         return Lockstep(
-            points=_where(accepted, trial, at.points),
+            points=points,
             objective=objective,
             gradient=gradient,
             direction=direction,
@@ -108,6 +128,7 @@ def descend(
             alpha=jnp.where(accepted, 1, alpha),
             low=jnp.where(accepted, 0, low),
             high=jnp.where(accepted, jnp.inf, high),
+            model=moved.model,
             steps=moved.steps,
             changes=moved.changes,
             curvatures=moved.curvatures,
@@ -118,13 +139,13 @@ def descend(
             count=at.count + 1,
         )
 
-    first = _first(evaluate, precondition, arrived, start)
+    first = _first(evaluate, model, arrived, start)
     return jax.lax.while_loop(lambda at: at.worth_a_step, step, first)
 
 
-def _first(evaluate, precondition, arrived, start: Points) -> Lockstep:
+def _first(evaluate, model, arrived, start: Points) -> Lockstep:
     objective, gradient = evaluate(start)
-    direction = -precondition(gradient)
+    direction = -model.apply(gradient)
     slope = _dot(gradient, direction)
     ring = jnp.zeros((_MEMORY, *start.shape), start.dtype)
     one, none = jnp.ones_like(objective), jnp.zeros(objective.shape, jnp.int32)
@@ -137,6 +158,7 @@ def _first(evaluate, precondition, arrived, start: Points) -> Lockstep:
         alpha=one,
         low=0 * one,
         high=jnp.full_like(one, jnp.inf),
+        model=model,
         steps=ring,
         changes=ring,
         curvatures=jnp.zeros((_MEMORY, one.size), start.dtype),
@@ -146,6 +168,12 @@ def _first(evaluate, precondition, arrived, start: Points) -> Lockstep:
         arrived=arrived(objective, gradient, -slope / 2),
         count=jnp.zeros((), jnp.int32),
     )
+
+
+def _renewed(at: Lockstep, model: Any) -> Lockstep:
+    """With another model and without past steps, which were seen from farther away."""
+    none = jnp.zeros_like(at.curvatures), jnp.ones_like(at.gamma), model
+    return eqx.tree_at(lambda at: (at.curvatures, at.gamma, at.model), at, none)
 
 
 def _highest(at: Lockstep) -> PerLane:
@@ -165,14 +193,14 @@ def _bracket(
 
 
 def _remember(
-    at: Lockstep, move: Points, change: Points, accepted: Bool[Array, " L"], precondition
+    at: Lockstep, move: Points, change: Points, accepted: Bool[Array, " L"]
 ) -> Lockstep:
-    """The ring with the last step of every lane, and the scale of the preconditioner by it."""
+    """The ring with the last step of every lane, and the scale of the model by it."""
     product = _dot(move, change)
     curved = accepted & (product > 0)
     product = jnp.where(curved, product, 1)
     slot = at.count % _MEMORY
-    smoothed = _dot(change, precondition(change))
+    smoothed = _dot(change, at.model.apply(change))
     return eqx.tree_at(
         lambda at: (at.steps, at.changes, at.curvatures, at.gamma),
         at,
@@ -185,7 +213,7 @@ def _remember(
     )
 
 
-def _direction(at: Lockstep, gradient: Points, precondition) -> Points:
+def _direction(at: Lockstep, gradient: Points) -> Points:
     """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
     newest_first = [(at.count - age) % _MEMORY for age in range(_MEMORY)]
     pairs = [(at.steps[i], at.changes[i], at.curvatures[i]) for i in newest_first]
@@ -193,7 +221,7 @@ def _direction(at: Lockstep, gradient: Points, precondition) -> Points:
     for step, change, curvature in pairs:
         shares.append(curvature * _dot(step, left))
         left = left - _along(shares[-1], change)
-    result = _along(at.gamma, precondition(left))
+    result = _along(at.gamma, at.model.apply(left))
     for (step, change, curvature), share in zip(reversed(pairs), reversed(shares)):
         result = result + _along(share - curvature * _dot(change, result), step)
     return -result

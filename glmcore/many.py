@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
+from glmcore.jit import quick_jit
 from glmcore.lanes import fit_chunk, prepare
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once
@@ -38,7 +39,7 @@ class FitArgs(NamedTuple):
     solver: Any
 
 
-@eqx.filter_jit
+@quick_jit
 def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> FitResult:
     """The fit, compiled, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on
     all lanes may stand for the solver."""

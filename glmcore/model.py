@@ -169,25 +169,21 @@ class GLM(eqx.Module):
         Classes that a fit left out are those that are not ``present`` (K,); default none.
         """
         n_outputs = self.observations.n_outputs
+        free = (n_outputs if present is None else jnp.sum(jnp.asarray(present))) - 1
+        if self.penalty.smooth and self.mask is None and not isinstance(self.penalty, UnRegularized):
+            n_features = sum(leaf.shape[0] for leaf in jax.tree.leaves(params.coef))
+            return jnp.asarray(free * (n_features + self.fit_intercept))
         present = jnp.ones(n_outputs, bool) if present is None else jnp.asarray(present)
-        free = jnp.sum(present) - 1
         if isinstance(self.penalty, UnRegularized):
             labels = jnp.zeros(jax.tree.leaves(X)[0].shape[0], jnp.int32)  # no matter which
             problem = self._problem(X, labels, sample_weight)
             used = identifiable(eqx.tree_at(lambda q: q.present, problem, present))
         else:
+            fitted = self.mask if self.penalty.smooth else jax.tree.map(lambda w: w != 0, params.coef)
             used = 0
-            for leaf in jax.tree.leaves(self._fitted(params)):
+            for leaf in jax.tree.leaves(fitted):
                 used += jnp.sum(jnp.minimum(jnp.sum(leaf & present[None, :], axis=1), free))
         return jnp.asarray(used + free * self.fit_intercept)
-
-    def _fitted(self, params: GLMParams) -> PyTree:
-        """Which coefficients count as parameters of a penalised fit."""
-        if not self.penalty.smooth:
-            return jax.tree.map(lambda w: w != 0, params.coef)
-        if self.mask is not None:
-            return self.mask
-        return jax.tree.map(lambda w: jnp.ones(w.shape, bool), params.coef)
 
     def _nll(self, params: GLMParams, X: PyTree, y: Any) -> Float[Array, " n"]:
         eta = self.linear_predictor(params, X)

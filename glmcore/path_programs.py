@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glmcore.jit import quick_jit
 from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
@@ -76,7 +77,7 @@ def scaled(penalty: AbstractScalablePenalty, factor: Array) -> AbstractScalableP
     return eqx.tree_at(lambda p: p.strength, penalty, strength)
 
 
-@eqx.filter_jit
+@quick_jit
 def run_survey(model, X, y, weight, centre, strengths: Float[Array, " L"]):
     """A path of so many strengths before its first one, at the null model, and a strength that
     surely holds at zero all that is penalised."""
@@ -93,7 +94,7 @@ def run_survey(model, X, y, weight, centre, strengths: Float[Array, " L"]):
     return start, 2 * jnp.max(jnp.where(jnp.isfinite(most), most, 0))
 
 
-@eqx.filter_jit
+@quick_jit
 def run_piece(
     model,
     X,

@@ -223,7 +223,7 @@ def fit_once(
     return finish(task, advance(task, run, task.solver.maxiter))
 
 
-_run_fit = eqx.filter_jit(fit_once)
+_run_fit = quick_jit(fit_once)
 
 
 def advance_and_tell(
@@ -234,8 +234,8 @@ def advance_and_tell(
     return run, task.status(run), run.cache.progress.optimality / task.yardstick
 
 
-_jit_start, _jit_finish = eqx.filter_jit(_start), eqx.filter_jit(finish)
-_jit_advance = eqx.filter_jit(advance_and_tell)
+_jit_start, _jit_finish = quick_jit(_start), quick_jit(finish)
+_jit_advance = quick_jit(advance_and_tell)
 
 
 def fit_with_callback(
@@ -247,7 +247,7 @@ def fit_with_callback(
     return loop.run(task, run, _jit_advance, _jit_finish, identity)
 
 
-@eqx.filter_jit
+@quick_jit
 def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = in_dtype((model, solver), weight.dtype)
     problem = make_problem(model, X, y, weight, None, may_lack_classes=True)

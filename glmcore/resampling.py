@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from glmcore.checks import check_count, check_data, check_penalty
+from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.solve import fit
@@ -284,7 +285,7 @@ def _all_but(left_out: Int[Array, ""], n_blocks: int) -> Int[Array, " m"]:
     return (jnp.arange(n_blocks, dtype=jnp.int32) != left_out).astype(jnp.int32)
 
 
-@eqx.filter_jit
+@quick_jit
 def _refit(
     model, X, y, weight: Float[Array, " n"], solver, block, n_blocks: int, which, counts: Callable
 ) -> tuple[GLMParams, GLMParams, Status]:

@@ -1,15 +1,15 @@
 """Log-likelihoods and pseudo-R²."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
 
+from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.params import GLMParams
 
 
-@eqx.filter_jit
+@quick_jit
 def log_likelihood(
     model: GLM, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"]
 ) -> Float[Array, " n"]:
@@ -28,7 +28,7 @@ def log_likelihood(
     return -model.observations.negative_log_likelihood(eta, jnp.asarray(y), model.inverse_link)
 
 
-@eqx.filter_jit
+@quick_jit
 def null_log_likelihood(
     model: GLM, y: Integer[Array | np.ndarray, " n"], weight: Float[Array | np.ndarray, " n"]
 ) -> Float[Array, " n"]:

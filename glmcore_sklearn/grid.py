@@ -3,7 +3,6 @@
 import warnings
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +129,7 @@ def report_cells(cells, used, Cs, solver):
     )
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def _fit_cells(X, y, train, test, strengths, ratio, n_classes, fit_intercept, solver):
     def model(strength):
         penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)

@@ -4,7 +4,6 @@ import warnings
 from numbers import Integral, Real
 from typing import NamedTuple
 
-import equinox as eqx
 import numpy as np
 import optax
 import scipy.sparse
@@ -357,7 +356,7 @@ class LogisticRegression(LinearClassifier):
 
 
 #: Compiled once per types and shapes.
-_initialize = eqx.filter_jit(glmcore.GLM.initialize_params)
+_initialize = glmcore.quick_jit(glmcore.GLM.initialize_params)
 
 
 def _ones(samples):

@@ -7,7 +7,6 @@ masks (p, N, K), intercepts (N, K).
 import dataclasses
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -46,7 +45,7 @@ def fit(model, X, y, weight, params, solver, callback):
     return _fit(model, *pad_rows(X, y, weight), params, _with_tol(solver, weight))
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def _fit(model, X, y, weight, params, solver):
     def one(model, y, params):
         start = None if params is None else GLMParams(*params)
@@ -61,7 +60,7 @@ def init_state(model, params, X, y, weight, solver):
     return _init_state(model, params, *pad_rows(X, y, weight), _with_tol(solver, weight))
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def _init_state(model, params, X, y, weight, solver):
     def one(model, params, y):
         return glmcore.init_state(model, GLMParams(*params), X, y, solver=solver, sample_weight=weight)
@@ -74,7 +73,7 @@ def update(model, params, state, X, y, weight, solver, at_least=0):
     return _update(model, params, state, *rows, _with_tol(solver, weight))
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def _update(model, params, state, X, y, weight, solver):
     def one(model, params, state, y):
         moved = glmcore.update(model, GLMParams(*params), state, X, y, solver=solver, sample_weight=weight)
@@ -83,7 +82,7 @@ def _update(model, params, state, X, y, weight, solver):
     return _over_targets(one, model, (params, _PARAMS), (state, 0), (y, 1), out_axes=(_PARAMS, 0))
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def initialize(model, X, y, weight):
     def one(model, y):
         return tuple(model.initialize_params(X, y, weight))
@@ -91,19 +90,19 @@ def initialize(model, X, y, weight):
     return _over_targets(one, model, (y, 1), out_axes=_PARAMS)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def log_proba(model, params, X):
     """Log-probabilities, shape (n, N, K)."""
     return _log_proba(model, params, X)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def predict(model, params, X):
     """Index of the most probable class, shape (n, N)."""
     return jnp.argmax(_log_proba(model, params, X), axis=-1)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def simulate(model, key, params, X):
     """A drawn class index a row and target and its log-probability, both of shape (n, N)."""
     log_proba = _log_proba(model, params, X)
@@ -111,7 +110,7 @@ def simulate(model, key, params, X):
     return index, jnp.take_along_axis(log_proba, index[..., None], axis=-1)[..., 0]
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def loss(model, params, X, y, weight):
     """Negative log-likelihood, the mean over samples and targets."""
 
@@ -121,7 +120,7 @@ def loss(model, params, X, y, weight):
     return jnp.mean(_over_targets(one, model, (params, _PARAMS), (y, 1)))
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def log_likelihood(model, params, X, y):
     """Log-likelihood of each sample and target, shape (n, N)."""
 
@@ -131,7 +130,7 @@ def log_likelihood(model, params, X, y):
     return _over_targets(one, model, (params, _PARAMS), (y, 1), out_axes=1)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def null_log_likelihood(model, y, weight):
     def one(model, y):
         return glmcore.null_log_likelihood(model, y, weight)
@@ -139,7 +138,7 @@ def null_log_likelihood(model, y, weight):
     return _over_targets(one, model, (y, 1), out_axes=1)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def degrees_of_freedom(model, params, X, weight, present):
     """Number of free parameters of the fit of each target, shape (N,)."""
 

@@ -3,7 +3,6 @@
 The functions of :mod:`glmcore_sklearn.many` have the same names and arguments.  Parameters are pairs (coef, intercept).
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 
 import glmcore
@@ -34,25 +33,25 @@ def update(model, params, state, X, y, weight, solver, at_least=0):
     return glmcore.update(model, GLMParams(*params), state, X, y, solver=solver, sample_weight=weight)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def initialize(model, X, y, weight):
     """The null model."""
     return model.initialize_params(X, y, weight)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def log_proba(model, params, X):
     """Log-probabilities, shape (n, K)."""
     return model.log_proba(GLMParams(*params), X)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def predict(model, params, X):
     """Index of the most probable class, shape (n,)."""
     return jnp.argmax(model.log_proba(GLMParams(*params), X), axis=-1)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def simulate(model, key, params, X):
     """A drawn class index a row and its log-probability, both of shape (n,)."""
     log_proba = model.log_proba(GLMParams(*params), X)
@@ -60,7 +59,7 @@ def simulate(model, key, params, X):
     return index, jnp.take_along_axis(log_proba, index[:, None], axis=1)[:, 0]
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def loss(model, params, X, y, weight):
     """Mean negative log-likelihood."""
     return model.loss(GLMParams(*params), X, y, weight)
@@ -83,6 +82,6 @@ def degrees_of_freedom(model, params, X, weight, present):
     return _degrees_of_freedom(model, params, X, weight, present)
 
 
-@eqx.filter_jit
+@glmcore.quick_jit
 def _degrees_of_freedom(model, params, X, weight, present):
     return model.degrees_of_freedom(GLMParams(*params), X, weight, present)

@@ -49,6 +49,7 @@ def test_steps_over_batches_give_the_answer_of_fit(solver, x64):
     assert seen[-1].done and seen[-1].n_iter == int(result.n_iter)
 
 
+@pytest.mark.slow
 def test_a_sample_is_not_the_answer(monkeypatch, x64):
     from glmcore import reading, survey
 
@@ -109,6 +110,7 @@ def test_bad_batches_are_named():
         glmcore.fit_batches(glm, lambda: iter([(X, next(labels))]))
 
 
+@pytest.mark.slow
 def test_a_pytree_of_features_a_class_that_is_missing_and_no_intercept(x64):
     X, y = small()
     y = np.where(y == 2, 0, y)
@@ -120,6 +122,7 @@ def test_a_pytree_of_features_a_class_that_is_missing_and_no_intercept(x64):
     np.testing.assert_allclose(result.params.coef["b"], expected.params.coef["b"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_separable_classes_and_collinear_features_are_told_apart(x64):
     X, y = small()
     glm = model(glmcore.UnRegularized())

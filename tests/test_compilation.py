@@ -31,13 +31,17 @@ CASES = {
         if hasattr(glmcore, name)
     },
 }  # fmt: skip
+QUICK_CASES = [
+    pytest.param(*case, id=name, marks=() if name in ("Ridge LBFGS", "Lasso ProximalGradient") else pytest.mark.slow)
+    for name, case in CASES.items()
+]
 
 
 def has(solver, option):
     return option in solver.__dataclass_fields__
 
 
-@pytest.mark.parametrize("penalty, strengths, solver", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("penalty, strengths, solver", QUICK_CASES)
 def test_a_second_fit_adds_no_program(penalty, strengths, solver, programs):
     first, second, third = strengths
     glmcore.fit(model(penalty(*first)), X, Y, solver=solver())

@@ -63,6 +63,7 @@ def test_a_feature_of_any_size_is_fitted(size):
     np.testing.assert_allclose(np.float64(result.params.coef[0]) * size, plain.params.coef[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_feature_too_small_for_the_dtype_plays_no_part():
     scaled = X.copy()
     scaled[:, 0] *= np.float32(1e-22)
@@ -118,6 +119,7 @@ def test_integer_features_are_of_the_default_dtype(x64):
     assert result.params.coef.dtype == np.float64 and result.converged
 
 
+@pytest.mark.slow
 def test_the_optimality_of_constant_features_can_be_differentiated():
     constant = X.copy()
     constant[:, 0] = 3

@@ -32,7 +32,7 @@ F32, F64 = np.dtype("float32"), np.dtype("float64")
 
 
 @pytest.mark.parametrize(
-    "name", ["iris", "wine", "breast_cancer", "digits", "shifted", "scaled", "shifted_scaled"]
+    "name", ["iris", "wine", "breast_cancer", pytest.param("digits", marks=pytest.mark.slow), "shifted", "scaled", "shifted_scaled"]
 )
 def test_ridge_reaches_the_optimum_of_raw_data(name, precision):
     X, y = data(name, precision)
@@ -288,7 +288,7 @@ def separable(n=60):
     return X, np.digitize(X[:, 0], [-0.5, 0.5])
 
 
-@pytest.mark.parametrize("maxiter", [1000, 20])
+@pytest.mark.parametrize("maxiter", [1000, pytest.param(20, marks=pytest.mark.slow)])
 def test_separable_classes_without_a_penalty_never_converge(maxiter, precision):
     X, y = separable()
     result = glmcore.fit(model(glmcore.UnRegularized()), X.astype(precision), y, solver=glmcore.LBFGS(maxiter=maxiter))
@@ -552,7 +552,10 @@ def test_integer_and_list_inputs_are_taken_as_numbers():
 SOLVERS = [
     getattr(glmcore, name)
     for name in ("LBFGS", "ProximalGradient", "GradientDescent", "BFGS", "NonlinearCG", "SVRG", "ProxSVRG", "Newton", "ProximalNewton")
-    if hasattr(glmcore, name)
+]
+DEFAULTS = (glmcore.LBFGS, glmcore.Newton, glmcore.ProximalNewton)
+QUICK_SOLVERS = [
+    pytest.param(s, id=s.__name__, marks=() if s in DEFAULTS else pytest.mark.slow) for s in SOLVERS
 ]
 
 
@@ -578,7 +581,7 @@ def hard(name):
 
 
 @pytest.mark.parametrize("kind", ["Ridge", "Lasso"])
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize("solver", QUICK_SOLVERS)
 def test_converged_is_a_statement_about_the_answer(solver, kind, precision):
     if kind == "Lasso" and solver.needs_smooth:
         pytest.skip("refused")

@@ -45,7 +45,7 @@ def assert_own_fit(path, i, kind, args, X, y, weight=None, **kwargs):
 
 def each(names):
     """The kinds, those whose programs add little to what others show only in long runs."""
-    long = ("ElasticNet", "GroupLasso with a mask")
+    long = ("ElasticNet", "GroupLasso", "GroupLasso with a mask", "Lasso with free entries")
     marked = [pytest.param(n, marks=pytest.mark.slow if n in long else ()) for n in names]
     return pytest.mark.parametrize("name", marked)
 
@@ -101,6 +101,7 @@ LEFT_OUT = [
 
 
 @pytest.mark.parametrize("kind, args", LEFT_OUT)
+@pytest.mark.slow
 def test_features_that_are_left_out_are_checked(kind, args, wide, x64):
     X, y = wide
     path = glmcore.regularization_path(model(stronger(kind, args, 1.0)[0]), X, y, n_strengths=16, min_ratio=0.15)
@@ -125,6 +126,7 @@ def test_float32_and_features_in_parts(wide):
     assert abs(relative_gap(twin, at(path, -1)[0], X, y, oracle.objective(twin, *in_float64(own.params), X, y))) <= 1e-6
 
 
+@pytest.mark.slow
 def test_features_in_parts(x64):
     X, y = small()
     parts, weights = {"left": X[:, :1], "right": X[:, 1:]}, np.array([[1.0], [2.0], [0.5], [1.0]])
@@ -146,6 +148,7 @@ def test_strengths_in_any_order(x64):
 
 
 @pytest.mark.parametrize("solver", [glmcore.ProximalGradient(tol=1e-10), glmcore.ProximalNewton(tol=1e-10)], ids=lambda s: type(s).__name__)
+@pytest.mark.slow
 def test_another_solver(solver, x64):
     X, y = small()
     path = glmcore.regularization_path(model(glmcore.Lasso()), X, y, n_strengths=5, min_ratio=0.1, solver=solver)
@@ -153,6 +156,7 @@ def test_another_solver(solver, x64):
     assert_own_fit(path, 4, "Lasso", (1.0,), X, y)
 
 
+@pytest.mark.slow
 def test_without_intercept(x64):
     X, y = small()
     path = glmcore.regularization_path(model(glmcore.Lasso(), fit_intercept=False), X, y, n_strengths=4, min_ratio=0.1)
@@ -181,7 +185,7 @@ def test_a_class_without_weight(x64):
     assert all(bool(at(path, i)[2] == glmcore.Status.missing_class) for i in range(3))
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Lasso(), glmcore.Ridge()], ids=["Lasso", "Ridge"])
+@pytest.mark.parametrize("penalty", [pytest.param(glmcore.Lasso(), marks=pytest.mark.slow), glmcore.Ridge()], ids=["Lasso", "Ridge"])
 def test_under_jit_and_vmap(penalty, x64):
     X, y = small()
     weights = np.random.default_rng(2).integers(1, 4, (2, len(y))).astype(float)

@@ -43,10 +43,13 @@ PENALTIES = {
     "GroupLasso": (glmcore.GroupLasso(mask=MASK), 0.05, 0.5, ("ProximalGradient",)),
 }
 CASES = [(name, solver) for name, (*_, solvers) in PENALTIES.items() for solver in solvers]
+QUICK_CASES = [
+    pytest.param(n, s, id=f"{n} {s}", marks=() if n in ("Ridge", "Lasso") else pytest.mark.slow) for n, s in CASES
+]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("name, solver", CASES, ids=[f"{n} {s}" for n, s in CASES])
+@pytest.mark.parametrize("name, solver", QUICK_CASES)
 def test_a_second_fit_adds_nothing(name, solver, programs):
     regularizer, strength, another, _ = PENALTIES[name]
 

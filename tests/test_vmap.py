@@ -11,7 +11,10 @@ import glmcore
 from glmcore import GLMParams
 
 KINDS = {"Ridge": (glmcore.Ridge, 0.05), "Lasso": (glmcore.Lasso, 0.02)}
-each = pytest.mark.parametrize("make, strength", KINDS.values(), ids=KINDS)
+#: What is not smooth is fitted lane by lane: the same programs as for Ridge, but for that.
+each = pytest.mark.parametrize(
+    "make, strength", [KINDS["Ridge"], pytest.param(*KINDS["Lasso"], marks=pytest.mark.slow)], ids=KINDS
+)
 
 
 def lanes():
@@ -67,6 +70,7 @@ def test_over_strengths(make, strength, x64):
     np.testing.assert_allclose(also.params.coef, batch.params.coef, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_over_starts(x64):
     X, y = (jnp.asarray(a) for a in small())
     glm, rng = model(glmcore.Ridge(0.05)), np.random.default_rng(0)
@@ -77,7 +81,7 @@ def test_over_starts(x64):
         agree(batch, lane, single)
 
 
-@pytest.mark.parametrize("make, strength", [*KINDS.values(), (lambda _: glmcore.UnRegularized(), 0)], ids=[*KINDS, "UnRegularized"])
+@pytest.mark.parametrize("make, strength", [*KINDS.values(), pytest.param(lambda _: glmcore.UnRegularized(), 0, marks=pytest.mark.slow)], ids=[*KINDS, "UnRegularized"])
 def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     glm = model(make(strength))
     X, y = (np.stack([np.array(part)] * 4) for part in small())
@@ -120,6 +124,7 @@ def test_trouble_among_lanes_that_share_features(x64):
             agree(found, lane, fit(strength, labels[lane], weights[lane]))
 
 
+@pytest.mark.slow
 def test_data_sets_by_folds(x64):
     """Lanes of lanes: folds of each of several data sets, the inner ones sharing features."""
     glm = model(glmcore.Ridge(0.05))
@@ -135,6 +140,7 @@ def test_data_sets_by_folds(x64):
         agree(of_lane(batch, lane), fold, single)
 
 
+@pytest.mark.slow
 def test_weights_far_from_the_shared_centre(x64):
     """Blocks of rows: a feature that grows with time is far from its mean in every one of them,
     and others vary in some blocks only."""
@@ -157,6 +163,7 @@ def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
         agree(batch, lane, glmcore.fit(glm, X, labels[lane]))
 
 
+@pytest.mark.slow
 def test_update_over_lanes(x64):
     glm = model(glmcore.Ridge(0.05))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))

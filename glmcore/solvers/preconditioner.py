@@ -34,7 +34,7 @@ _LEAST_LEVEL = 1e-3
 def affords_classes(problem: Problem) -> bool:
     """Whether the preconditioner of this problem has a block for each class."""
     n, (p, K) = problem.n_rows, problem.coordinates.scale.shape
-    blocks = K * min(n, _rows(p)) * (p + 1) ** 2
+    blocks = K * min(n, gram_rows(p)) * (p + 1) ** 2
     return p <= _GRAM_FEATURES and blocks <= _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
 
 
@@ -78,13 +78,7 @@ class Preconditioner(eqx.Module):
     ) -> "Preconditioner":
         weight = sample.weight[None, :] * curvature
         loss = jnp.mean(jnp.sum(weight, axis=1))
-        level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
-        level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
-        # Where all classes are penalised alike nothing moves their level but rounding, which a
-        # small curvature would blow up.
-        own = jnp.mean(sample.penalty, axis=1)
-        alike = jnp.ptp(sample.penalty, axis=1) == 0
-        along = jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+        level, along = level_curvature(problem, sample.penalty, loss)
         root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
             root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
@@ -113,7 +107,22 @@ class Preconditioner(eqx.Module):
         return (self.root.mT @ (self.root @ columns))[:, :, 0].T
 
 
-def _rows(p: int) -> int:
+def level_curvature(
+    problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, ""]
+) -> tuple[Float[Array, " K"], Float[Array, " p1"]]:
+    """The unit vector along the level of the classes, 0 where the loss sees it, and the curvature
+    that stands in for the one along it; ``loss`` is that of the loss elsewhere."""
+    level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
+    level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
+    # Where all classes are penalised alike nothing moves their level but rounding, which a
+    # small curvature would blow up.
+    own = jnp.mean(penalty, axis=1)
+    alike = jnp.ptp(penalty, axis=1) == 0
+    return level, jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+
+
+def gram_rows(p: int) -> int:
+    """Rows that are enough for the Gram matrix of ``p`` features."""
     return max(_GRAM_ROWS, _GRAM_ROWS_PER_FEATURE * p)
 
 
@@ -122,7 +131,7 @@ def _sample(
 ) -> tuple[Sample, Float[Array, "K m"]]:
     """Rows for the Gram matrix, and what they bend in every class: as the directions in which
     the classes add up to zero see it, hence the factor."""
-    sample = Sample.of(problem, eta, _rows(problem.coordinates.scale.shape[0]))
+    sample = Sample.of(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
     K = eta.shape[0]
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 
