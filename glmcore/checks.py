@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
 from glmcore.observations import InverseLink
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import is_spread, reduced
 from glmcore.tree import is_concrete, is_real
@@ -181,24 +181,10 @@ def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
         params = GLMParams(*params)
     if not isinstance(params, GLMParams):
         raise TypeError(f"params must be GLMParams(coef, intercept), found {type(params).__name__}")
-    leaves, structure = jax.tree.flatten(X)
-    n_classes, dtype = model.observations.n_outputs, leaves[0].dtype
-    if jax.tree.structure(params.coef) != structure:
-        raise ValueError(
-            f"coef must mirror X, whose structure is {structure}; "
-            f"found {jax.tree.structure(params.coef)}"
-        )
+    check_mirrors(params, X, model.observations.n_outputs)
     if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
         raise TypeError(f"params must hold arrays of real numbers, found {params}")
-    for coef, leaf in zip(jax.tree.leaves(params.coef), leaves):
-        if np.shape(coef) != (leaf.shape[1], n_classes):
-            raise ValueError(
-                f"coef must have shape {(leaf.shape[1], n_classes)}, found {np.shape(coef)}"
-            )
-    if np.shape(params.intercept) != (n_classes,):
-        raise ValueError(
-            f"intercept must have shape ({n_classes},), found {np.shape(params.intercept)}"
-        )
+    dtype = jax.tree.leaves(X)[0].dtype
     return jax.tree.map(lambda w: w if _is_array_of(w, dtype) else jnp.asarray(w, dtype), params)
 
 

@@ -25,8 +25,26 @@ def quick_jit(function: Callable) -> Callable:
     """``function`` compiled once per types, shapes and what is no array in its arguments.
 
     As ``equinox.filter_jit``, a call of which costs more than a step on a small batch and waits
-    for its end.  All leaves of the result must be arrays.  Programs of small arguments are
-    compiled in less time, unless they are part of another program.
+    for its end.  Programs of small arguments are compiled in about half the time, on a CPU and
+    unless they are part of another program.
+
+    Parameters
+    ----------
+    function : callable
+        A function of pytrees, modules among them; all leaves of its result must be arrays.
+
+    Returns
+    -------
+    callable
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> log_proba = glmcore.quick_jit(lambda model, params, X: model.log_proba(params, X))
+    >>> params = glmcore.GLMParams(jnp.zeros((1, 2)), jnp.zeros(2))
+    >>> log_proba(glmcore.GLM(glmcore.Categorical(2)), params, jnp.ones((1, 1))).round(4)
+    Array([[-0.6931, -0.6931]], dtype=float32)
     """
 
     def flat(static: _Static, *arrays: Any) -> Any:

@@ -12,7 +12,7 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.least_norm import identifiable
 from glmcore.observations import AbstractObservations, InverseLink
-from glmcore.params import GLMParams, stack_rows
+from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
 from glmcore.tree import is_concrete
@@ -103,6 +103,7 @@ class GLM(eqx.Module):
 
     def linear_predictor(self, params: GLMParams, X: PyTree) -> Float[Array, "n K"]:
         """``X @ coef + intercept``, summed over the leaves of a pytree X; shape (n, K)."""
+        check_mirrors(params, X, self.observations.n_outputs)
         products = jax.tree.leaves(jax.tree.map(jnp.matmul, X, params.coef))
         return sum(products) + params.intercept[None, :]
 
@@ -187,6 +188,8 @@ class GLM(eqx.Module):
 
     def _nll(self, params: GLMParams, X: PyTree, y: Any) -> Float[Array, " n"]:
         eta = self.linear_predictor(params, X)
+        if np.shape(y) != eta.shape[:1]:
+            raise ValueError(f"y must have shape {eta.shape[:1]}, one a row of X; found {np.shape(y)}")
         return self.observations.negative_log_likelihood(eta, jnp.asarray(y), self.inverse_link)
 
     def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:

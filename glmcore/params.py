@@ -62,3 +62,24 @@ def split_rows(
         leaves.append(matrix[start : start + width])
         start += width
     return jax.tree.unflatten(structure, leaves)
+
+
+def check_mirrors(params: GLMParams, X: PyTree, n_classes: int) -> None:
+    """Refuse parameters that are not those of ``n_classes`` classes and features such as X."""
+    leaves, structure = jax.tree.flatten(X)
+    if jax.tree.structure(params.coef) != structure:
+        raise ValueError(
+            f"coef must mirror X, whose structure is {structure}; "
+            f"found {jax.tree.structure(params.coef)}"
+        )
+    for coef, leaf in zip(jax.tree.leaves(params.coef), leaves):
+        if np.ndim(leaf) != 2:
+            raise ValueError(f"X must be 2-D, (n, p); found shape {np.shape(leaf)}")
+        if np.shape(coef) != (leaf.shape[1], n_classes):
+            raise ValueError(
+                f"coef must have shape {(leaf.shape[1], n_classes)}, found {np.shape(coef)}"
+            )
+    if np.shape(params.intercept) != (n_classes,):
+        raise ValueError(
+            f"intercept must have shape ({n_classes},), found {np.shape(params.intercept)}"
+        )

@@ -270,6 +270,6 @@ def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, S
     eta = problem.predictor(params)
     held_out = state.held_out.and_then(-problem.loss(eta), jnp.sum(weight))
     cache = solver.evaluate(problem, params, eta, state.solver)
-    run = Run(*solver.step(problem, params, state.solver, cache), state.n_iter + 1)
+    run = Run(*solver.update(problem, params, state.solver, cache), state.n_iter + 1)
     task = Task(problem, solver, state.yardstick)
     return coordinates.to_user(run.params), _solver_state(task, run, held_out)

@@ -60,7 +60,8 @@ class SolverState(eqx.Module):
     n_iter : int array
         Steps taken so far.
     objective, optimality : float array
-        Objective after the last step and its optimality residual, relative to ``yardstick``.
+        Objective after the last step and its optimality residual, relative to ``yardstick``; those
+        before it after an update by :class:`Optax`, which looks at a batch once.
     yardstick : float array
         Gradient norm at the null model of the data that the state was initialised with, or the
         rounding level of a gradient divided by ``tol`` where that is larger.

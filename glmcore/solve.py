@@ -176,6 +176,8 @@ def update(
 ) -> tuple[GLMParams, SolverState]:
     """One step of the solver on this batch; the objective is batch mean plus penalty.
 
+    :class:`Optax` looks at the batch once: its state tells the objective before the step.
+
     ``params`` stay on the user's scale.  The batch may lack classes and may have any number of
     rows (compiled once a bucket, see :func:`pad_rows`).  Parameters and errors are those of :func:`fit`,
     an example is in :func:`init_state`.

@@ -497,3 +497,24 @@ def test_no_warning_when_converged():
 def test_a_strength_without_a_penalty_is_said_to_be_unused():
     with pytest.warns(UserWarning, match="regularizer_strength=0.05 is not used: the regularizer is UnRegularized"):
         new(regularizer="UnRegularized").fit(X, Y)
+
+
+METHODS = ("linear_predictor", "log_proba", "loss", "objective")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_of_the_model_name_what_does_not_fit(method):
+    glm, X, y = glmcore.GLM(glmcore.Categorical(3)), np.zeros((5, 2)), np.arange(5) % 3
+    rest = () if method in METHODS[:2] else (y,)
+    good = glmcore.GLMParams(np.zeros((2, 3)), np.zeros(3))
+    for params, features, words in (
+        (glmcore.GLMParams(np.zeros((4, 3)), np.zeros(3)), X, r"coef must have shape \(2, 3\), found \(4, 3\)"),
+        (glmcore.GLMParams(np.zeros((2, 3)), np.zeros(2)), X, r"intercept must have shape \(3,\), found \(2,\)"),
+        (good, X[0], r"X must be 2-D, \(n, p\); found shape \(2,\)"),
+        (good, {"a": X}, "coef must mirror X"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            getattr(glm, method)(params, features, *rest)
+    if rest:
+        with pytest.raises(ValueError, match=r"y must have shape \(5,\), one a row of X; found \(4,\)"):
+            getattr(glm, method)(good, X, y[:4])

@@ -5,6 +5,7 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 from helpers import GAP, build, in_float64, model, relative_error, relative_gap, small
@@ -131,6 +132,20 @@ def test_the_state_of_a_fit_goes_on(x64):
         params, state = glmcore.update(model(penalty), params, state, X, y)
     assert relative_gap(twin, params, X, y, oracle.reference_fit(twin, X, y, 3)[2]) <= 1e-9
     assert int(state.n_iter) == 33
+
+
+def test_optax_tells_the_objective_before_its_step_and_takes_the_step_of_fit(x64):
+    X, y = small()
+    glm, solver = model(glmcore.Ridge(0.05)), glmcore.Optax(optax.adam(0.1), maxiter=2)
+    params = glm.initialize_params(X, y)
+    state = glmcore.init_state(glm, params, X, y, solver=solver)
+    for _ in range(2):
+        before = glm.objective(params, X, y)
+        params, state = glmcore.update(glm, params, state, X, y, solver=solver)
+        np.testing.assert_allclose(state.objective, before, rtol=1e-12)
+    fitted = glmcore.fit(glm, X, y, solver=solver)
+    np.testing.assert_allclose(params.coef, fitted.params.coef, rtol=1e-10)
+    np.testing.assert_allclose(glm.objective(params, X, y), fitted.objective, rtol=1e-12)
 
 
 def test_update_works_under_jit_and_in_a_scan():

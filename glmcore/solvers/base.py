@@ -92,6 +92,12 @@ class AbstractSolver(eqx.Module):
     ) -> tuple[GLMParams, Any, Any]:
         """One step: new params, state and cache."""
 
+    def update(
+        self, problem: Problem, params: GLMParams, state: Any, cache: Any
+    ) -> tuple[GLMParams, Any, Any]:
+        """The step on a batch that is not seen again; of the cache its ``progress`` is read."""
+        return self.step(problem, params, state, cache)
+
     @abc.abstractmethod
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: Any

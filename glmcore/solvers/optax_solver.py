@@ -74,6 +74,12 @@ class Optax(AbstractSolver):
     def step(
         self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache
     ) -> tuple[GLMParams, Any, OptaxCache]:
+        params, state, _ = self.update(problem, params, state, cache)
+        return params, state, self.evaluate(problem, params, problem.predictor(params), state)
+
+    def update(
+        self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache
+    ) -> tuple[GLMParams, Any, OptaxCache]:
         coordinates = problem.coordinates
         user = coordinates.to_user(params)
         updates, state = optax.with_extra_args_support(self.transformation).update(
@@ -86,7 +92,7 @@ class Optax(AbstractSolver):
         )
         params = coordinates.from_user(optax.apply_updates(user, updates))
         params = GLMParams(problem.masked(params.coef), params.intercept)
-        return params, state, self.evaluate(problem, params, problem.predictor(params), state)
+        return params, state, cache  # a look at where it led would double the cost
 
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: OptaxCache
