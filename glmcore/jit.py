@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
@@ -95,8 +96,9 @@ def _is_traced(arrays: list) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _hasty_options() -> Optional[dict]:
-    """The options, unless this is no CPU or its compiler does not know them."""
-    if jax.default_backend() != "cpu":
+    """The options, unless this is no CPU, the user has set one, or the compiler does not know them."""
+    chosen = os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() != "cpu" or any(name in chosen for name in _HASTY):
         return None
     try:
         jax.jit(lambda: 0, compiler_options=_HASTY).lower().compile()

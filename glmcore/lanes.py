@@ -258,7 +258,7 @@ class Lanes(eqx.Module):
         inverse = jnp.broadcast_to(inverse, (*inverse.shape[:-3], K, p1, p1))
         mask = None
         if self.lane.model.mask is not None:
-            mask = self.each(lambda _, problem: _point(problem.mask, True))
+            mask = self.each(lambda _, problem: _point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
         return Blocks(inverse, level, along, mask)
 
     def minimise(self, start: Points, model: Any, refresh: Optional[Refresh]) -> tuple[Lockstep, "Found"]:

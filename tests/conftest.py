@@ -5,6 +5,13 @@ import pathlib
 import shutil
 import tempfile
 
+# What is computed is tested, how fast is not: programs are compiled in a third of the time.
+if "GLMCORE_TEST_OPTIMIZED" not in os.environ:
+    os.environ["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
+    )
+
 import hypothesis
 import jax
 import jaxtyping
@@ -64,6 +71,9 @@ def precision(request):
 class Programs:
     """Counts what JAX traces and compiles while it is watched."""
 
+    #: What the session has compiled before comes from its folder.
+    COMPILED = ("backend_compile_duration", "cache_retrieval_time_sec")
+
     def __init__(self):
         self.events = []
 
@@ -76,12 +86,12 @@ class Programs:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event, duration, **_):
-        if event.endswith(("jaxpr_trace_duration", "backend_compile_duration")):
+        if event.endswith(("jaxpr_trace_duration", *self.COMPILED)):
             self.events.append(event)
 
     @property
     def compiled(self):
-        return sum(event.endswith("backend_compile_duration") for event in self.events)
+        return sum(event.endswith(self.COMPILED) for event in self.events)
 
     @property
     def traced(self):

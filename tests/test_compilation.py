@@ -7,6 +7,7 @@ import pytest
 from helpers import model, small
 
 import glmcore
+from glmcore import jit
 
 N, P, K = 60, 4, 3
 X, Y = small(seed=3)
@@ -135,3 +136,23 @@ def test_a_fit_is_one_program(programs):
     with programs:
         glmcore.fit(model(glmcore.Ridge(0.1)), features, labels)
     assert programs.compiled == 1
+
+
+def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
+    monkeypatch.setattr(jit, "_hasty_options", lambda: jit._HASTY)
+    X, y = small()
+    glm = model(glmcore.Ridge(0.1))
+    hasty = jit.quick_jit(lambda params, X, y: glm.objective(params, X, y))
+    params = glm.initialize_params(X, y)
+    np.testing.assert_allclose(hasty(params, X, y), glm.objective(params, X, y), rtol=1e-6)
+    inside = jax.jit(lambda number: number + hasty(params, X, y))  # where options are refused
+    np.testing.assert_allclose(inside(1.0), 1 + glm.objective(params, X, y), rtol=1e-6)
+
+
+def test_arrays_of_another_byte_order(x64):
+    X, y = small()
+    glm = model(glmcore.Ridge(0.1))
+    params = glm.initialize_params(X, y)
+    np.testing.assert_array_equal(
+        glmcore.log_likelihood(glm, params, X.astype(">f8"), y), glmcore.log_likelihood(glm, params, X, y)
+    )

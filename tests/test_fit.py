@@ -92,6 +92,7 @@ def test_sparse_penalties_everywhere(name, spec, precision):
     fits_sparse(name, spec, precision)
 
 
+@pytest.mark.slow
 def test_group_lasso_with_a_mask(x64):
     X, y = small()
     mask = np.zeros((3, 4, 3), int)
@@ -553,7 +554,7 @@ SOLVERS = [
     getattr(glmcore, name)
     for name in ("LBFGS", "ProximalGradient", "GradientDescent", "BFGS", "NonlinearCG", "SVRG", "ProxSVRG", "Newton", "ProximalNewton")
 ]
-DEFAULTS = (glmcore.LBFGS, glmcore.Newton, glmcore.ProximalNewton)
+DEFAULTS = (glmcore.Newton, glmcore.ProximalGradient)
 QUICK_SOLVERS = [
     pytest.param(s, id=s.__name__, marks=() if s in DEFAULTS else pytest.mark.slow) for s in SOLVERS
 ]

@@ -60,7 +60,7 @@ def test_the_constructor_is_that_of_scikit_learn():
         assert found == expected, name
 
 
-@pytest.mark.parametrize("y", [Y, BINARY, pytest.param(np.array(["c", "a", "b"])[Y], marks=pytest.mark.slow)], ids=["three", "two", "strings"])
+@pytest.mark.parametrize("y", [Y, pytest.param(BINARY, marks=pytest.mark.slow), pytest.param(np.array(["c", "a", "b"])[Y], marks=pytest.mark.slow)], ids=["three", "two", "strings"])
 @pytest.mark.parametrize("refit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_same_grid_and_choice(y, refit):
     same(*both(X, y, refit=refit))

@@ -41,6 +41,7 @@ def test_an_estimator_of_a_strength(strength, path):
     assert given.classes_ is None and given.regularizer_strength == (strength or 1.0)
 
 
+@pytest.mark.slow
 def test_the_strength_of_the_elastic_net_keeps_its_ratio():
     path = regularization_path(ClassifierGLM(3, regularizer="ElasticNet"), X, LABELS, [0.1])
     assert path.estimator(0).regularizer_strength == (pytest.approx(0.1), 0.5)
@@ -75,6 +76,7 @@ def test_the_picture(path):
     display.figure_.canvas.draw()
 
 
+@pytest.mark.slow
 def test_the_picture_of_two_classes_has_their_difference():
     import pandas as pd
 

@@ -9,6 +9,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 SETUP = """
 import faulthandler
@@ -54,5 +56,6 @@ def test_threads_give_the_results_of_one():
     run(IN_THREADS)
 
 
+@pytest.mark.slow
 def test_eight_devices_of_a_machine_with_fewer_cores():
     run(ON_EIGHT_DEVICES, "--xla_force_host_platform_device_count=8")

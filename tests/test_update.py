@@ -144,7 +144,7 @@ def test_optax_tells_the_objective_before_its_step_and_takes_the_step_of_fit(x64
         params, state = glmcore.update(glm, params, state, X, y, solver=solver)
         np.testing.assert_allclose(state.objective, before, rtol=1e-12)
     fitted = glmcore.fit(glm, X, y, solver=solver)
-    np.testing.assert_allclose(params.coef, fitted.params.coef, rtol=1e-10)
+    np.testing.assert_allclose(glm.log_proba(params, X), glm.log_proba(fitted.params, X), rtol=1e-10)
     np.testing.assert_allclose(glm.objective(params, X, y), fitted.objective, rtol=1e-12)
 
 
