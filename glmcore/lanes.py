@@ -29,9 +29,9 @@ from glmcore.solvers.preconditioner import gram_rows, level_curvature
 _DENSE_PARAMS = 1024
 _DENSE_LANES = 8
 #: Steps after which the models of the Hessians are made anew, and again after twice as many: of
-#: lanes that share the features, and of those that do not, for which it costs more.
+#: lanes that begin far from their end, and of those that do not, or for which it costs more.
 _FIRST_REFRESH = 4
-_FIRST_REFRESH_OF_OWN = 12
+_LATE_REFRESH = 16
 #: Least curvature of a class beside that of the mean class.
 _LEAST_CURVATURE = 1e-3
 #: Share of the second moment around a shared centre below which a variance is in doubt, and the
@@ -210,7 +210,7 @@ class Lanes(eqx.Module):
     def models(self, start: Points, is_null: bool) -> tuple["Blocks", Refresh]:
         """The models of the Hessians at ``start``, and when they are made anew."""
         own = self.design.axis is not None
-        first = _FIRST_REFRESH_OF_OWN if own else _FIRST_REFRESH
+        first = _FIRST_REFRESH if is_null and not own else _LATE_REFRESH
         anew = partial(self.blocks, shared=False)
         return self.blocks(start, shared=own and is_null), Refresh(anew, first)
 

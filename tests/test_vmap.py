@@ -156,6 +156,7 @@ def test_weights_far_from_the_shared_centre(x64):
 
 def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
     monkeypatch.setitem(glmcore.many._CHUNK_BYTES, "cpu", 20_000)
+    monkeypatch.setitem(glmcore.many._OWN_CHUNK_BYTES, "cpu", 20_000)
     glm, (X, _) = model(glmcore.Ridge(0.05)), small()
     labels = np.stack([small(seed=seed)[1] for seed in range(8)])
     batch = over(lambda y: glmcore.fit(glm, jnp.asarray(X), y))(jnp.asarray(labels))
