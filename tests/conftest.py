@@ -69,10 +69,7 @@ def precision(request):
 
 
 class Programs:
-    """Counts what JAX traces and compiles while it is watched."""
-
-    #: What the session has compiled before comes from its folder.
-    COMPILED = ("backend_compile_duration", "cache_retrieval_time_sec")
+    """Counts what JAX traces and compiles, or finds in the session's folder, while it is watched."""
 
     def __init__(self):
         self.events = []
@@ -86,12 +83,12 @@ class Programs:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event, duration, **_):
-        if event.endswith(("jaxpr_trace_duration", *self.COMPILED)):
+        if event.endswith(("jaxpr_trace_duration", "backend_compile_duration")):
             self.events.append(event)
 
     @property
     def compiled(self):
-        return sum(event.endswith(self.COMPILED) for event in self.events)
+        return sum(event.endswith("backend_compile_duration") for event in self.events)
 
     @property
     def traced(self):
