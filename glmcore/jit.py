@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Optional
 import equinox as eqx
 import jax
 
+from glmcore.tree import is_concrete
+
 #: Numbers in all arguments up to which a program runs for less time than it takes to compile, and
 #: what halves that time on a CPU: another way to write loops, and fewer passes over them.
 _SMALL = 2**15
@@ -71,7 +73,7 @@ def quick_jit(function: Callable) -> Callable:
         else:
             static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
         static = _Static(structure, static)
-        if sum(array.size for array in arrays) > _SMALL or _is_traced(arrays):
+        if sum(array.size for array in arrays) > _SMALL or not is_concrete(arrays):
             return program(static, *arrays)
         try:
             return hasty()(static, *arrays)
@@ -88,10 +90,6 @@ def _native(array: Any) -> Any:
     if isinstance(array, jax.Array) or array.dtype.isnative:
         return array
     return array.astype(array.dtype.newbyteorder("="))
-
-
-def _is_traced(arrays: list) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
 @functools.lru_cache(maxsize=1)

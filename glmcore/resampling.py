@@ -24,7 +24,20 @@ _WEIGHTS_AT_ONCE = 2**26
 Statistic = Optional[Callable[[GLMParams], PyTree]]
 
 
-class BootstrapResult(eqx.Module):
+class _Refits(eqx.Module):
+    """The fit to all rows, and fits to some of them."""
+
+    estimate: GLMParams
+    params: GLMParams
+    status: Status
+
+    @property
+    def converged(self) -> Array:
+        """Whether each answer is within ``tol``, one a fit."""
+        return has_converged(self.status)
+
+
+class BootstrapResult(_Refits):
     """Fits to resampled rows, the first axis of ``params`` and ``status``.
 
     Fits that have not converged are left out of what the methods return, which is NaN where less
@@ -39,15 +52,6 @@ class BootstrapResult(eqx.Module):
     status : Status
         How each fit ended.
     """
-
-    estimate: GLMParams
-    params: GLMParams
-    status: Status
-
-    @property
-    def converged(self) -> Array:
-        """Whether each answer is within ``tol``, shape (B,)."""
-        return has_converged(self.status)
 
     def standard_error(self, of: Statistic = None) -> PyTree:
         """Standard deviation over resamples of the parameters, or of what ``of`` makes of them.
@@ -102,7 +106,7 @@ class BootstrapResult(eqx.Module):
         return quantile((1 - level) / 2), quantile((1 + level) / 2)
 
 
-class JackknifeResult(eqx.Module):
+class JackknifeResult(_Refits):
     """Fits that each leave out a row or a block of rows, the first axis of ``params`` and
     ``status``.
 
@@ -117,15 +121,6 @@ class JackknifeResult(eqx.Module):
     status : Status
         How each fit ended.
     """
-
-    estimate: GLMParams
-    params: GLMParams
-    status: Status
-
-    @property
-    def converged(self) -> Array:
-        """Whether each answer is within ``tol``, shape (m,)."""
-        return has_converged(self.status)
 
     def standard_error(self, of: Statistic = None) -> PyTree:
         r"""Standard error :math:`\sqrt{\frac{m-1}{m} \sum_i (\theta_i - \bar\theta)^2}` of the
