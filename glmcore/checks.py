@@ -179,8 +179,6 @@ def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
     """Starting parameters in the dtype of X, or a clear error."""
     if isinstance(params, (tuple, list)) and len(params) == 2:
         params = GLMParams(*params)
-    if not isinstance(params, GLMParams):
-        raise TypeError(f"params must be GLMParams(coef, intercept), found {type(params).__name__}")
     check_mirrors(params, X, model.observations.n_outputs)
     if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
         raise TypeError(f"params must hold arrays of real numbers, found {params}")

@@ -66,6 +66,8 @@ def split_rows(
 
 def check_mirrors(params: GLMParams, X: PyTree, n_classes: int) -> None:
     """Refuse parameters that are not those of ``n_classes`` classes and features such as X."""
+    if not isinstance(params, GLMParams):
+        raise TypeError(f"params must be GLMParams(coef, intercept), found {type(params).__name__}")
     leaves, structure = jax.tree.flatten(X)
     if jax.tree.structure(params.coef) != structure:
         raise ValueError(

@@ -24,8 +24,7 @@ def log_likelihood(
     >>> glmcore.log_likelihood(model, params, jnp.ones((1, 1)), jnp.array([0])).round(4)
     Array([-0.6931], dtype=float32)
     """
-    eta = model.linear_predictor(params, X)
-    return -model.observations.negative_log_likelihood(eta, jnp.asarray(y), model.inverse_link)
+    return -model._nll(params, X, y)
 
 
 @quick_jit

@@ -518,3 +518,10 @@ def test_methods_of_the_model_name_what_does_not_fit(method):
     if rest:
         with pytest.raises(ValueError, match=r"y must have shape \(5,\), one a row of X; found \(4,\)"):
             getattr(glm, method)(good, X, y[:4])
+
+
+def test_log_likelihood_names_a_short_y():
+    glm, features = glmcore.GLM(glmcore.Categorical(3)), np.zeros((5, 2))
+    good = glmcore.GLMParams(np.zeros((2, 3)), np.zeros(3))
+    with pytest.raises(ValueError, match=r"y must have shape \(5,\), one a row of X; found \(4,\)"):
+        glmcore.log_likelihood(glm, good, features, np.zeros(4, int))
