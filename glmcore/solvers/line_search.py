@@ -173,10 +173,12 @@ class _Trial(eqx.Module):
         alpha = self.next_alpha
         too_far = ~decreased | ~(slope <= 0)  # NaN is too far
         low = jnp.where(too_far, self.low, alpha)
-        low_slope = jnp.where(too_far, self.low_slope, slope)
+        # An end that stays counts for half each time, or steep slopes at one end and flat ones at
+        # the other would hardly move the bracket (the Illinois method).
+        low_slope = jnp.where(too_far, self.low_slope / 2, slope)
         high = jnp.where(too_far, alpha, self.high)
         # The zero of the slope between its ends where they bracket one, else the middle.
-        share = jnp.where(too_far & (slope > 0), low_slope / (low_slope - slope), 0.5)
+        share = jnp.where(too_far & (slope > 0), self.low_slope / (self.low_slope - slope), 0.5)
         inside = low + jnp.clip(share, 0.1, 0.9) * (high - low)
         return jnp.where(jnp.isinf(high), 4 * low, inside), low, low_slope, high
 

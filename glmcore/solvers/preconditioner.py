@@ -44,13 +44,14 @@ class Preconditioner(eqx.Module):
     ``root`` holds the inverse of a Cholesky factor of each class's block (or of the one that they
     share), in which the intercept comes last.  With too many features it is None and the inverse
     is that of ``diagonal``.  Along the unit vector ``level``, 0 where the loss sees the level of
-    the classes, it is that of ``level_curvature``.
+    the classes, it is that of ``level_curvature``, of which ``stand_in`` is not the penalty's.
     """
 
     root: Optional[Float[Array, "blocks p1 p1"]]
     diagonal: Float[Array, "p1 K"]
     level: Float[Array, " K"]
     level_curvature: Float[Array, " p1"]
+    stand_in: Float[Array, " p1"]
     mask: Optional[Bool[Array, "p K"]]
 
     @classmethod
@@ -79,15 +80,25 @@ class Preconditioner(eqx.Module):
         weight = sample.weight[None, :] * curvature
         loss = jnp.mean(jnp.sum(weight, axis=1))
         level, along = level_curvature(problem, sample.penalty, loss)
+        stand_in = along - jnp.mean(sample.penalty, axis=1)
+        if problem.mask is not None:  # a mask fixes the level
+            stand_in = stand_in * jnp.append(jnp.all(problem.mask, axis=1), True)
         root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
             root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
-        return cls(root, loss + sample.penalty, level, along, problem.mask)
+        return cls(root, loss + sample.penalty, level, along, stand_in, problem.mask)
 
     def repeated(self, n_classes: int) -> "Preconditioner":
         """The same with the shared block once for each class."""
         root = jnp.broadcast_to(self.root, (n_classes, *self.root.shape[1:]))
         return eqx.tree_at(lambda m: m.root, self, root)
+
+    def flat_bend(self, direction: GLMParams) -> GLMParams:
+        """What the model adds to the Hessian times ``direction`` along the level of the classes:
+        there the Hessian is 0 where the penalty is, and rounding in a gradient would go far."""
+        stacked = jnp.concatenate([direction.coef, direction.intercept[None, :]])
+        bend = (self.stand_in * (stacked @ self.level))[:, None] * self.level[None, :]
+        return GLMParams(bend[:-1], bend[-1])
 
     def apply(self, gradient: GLMParams) -> GLMParams:
         stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
