@@ -263,4 +263,4 @@ def test_a_killed_fit_loses_one_interval_at_most(tmp_path):
     assert last > 2 * killable.EVERY  # so the kills came in the midst of it
     assert int(steps[-1]) == killable.STEPS and digest == killable.digest(killable.run(lambda progress: None))
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".npz") and name != "run.npz"]
-    print(f"killed {n_kills} times, lost {lost} steps of {killable.STEPS}, at most {killable.EVERY}")
+    print(f"killed {len(lost)} times, lost {lost} steps of {killable.STEPS}, at most {killable.EVERY}")
