@@ -21,6 +21,7 @@ from helpers import (
     small,
     status,
 )
+from sklearn.model_selection import StratifiedKFold
 
 import glmcore
 from glmcore import GLMParams
@@ -53,6 +54,25 @@ def test_ridge_reaches_the_optimum_of_raw_data(name, precision):
         assert abs(found[1].sum()) <= 20 * np.finfo(precision).eps * np.abs(found[1]).max()
         if precision == F64:
             assert oracle.kkt_residual(twin, *found, X, y) <= 1.5 * TOL[precision]
+
+
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton()])
+def test_a_direction_that_goes_much_too_far_is_no_stall(solver, x64):
+    # LBFGS makes a model of the Hessian here when some classes are already told apart: it is far too flat.
+    digits, y = data("digits", F64)
+    rows = list(StratifiedKFold(5).split(digits, y))[3][0]
+    digits, y = digits[rows], y[rows]
+    scaled = (digits - digits.mean(axis=0)) / np.where(np.ptp(digits, axis=0) > 0, digits.std(axis=0), 1)
+    X = scaled @ np.linalg.svd(scaled, full_matrices=False)[2][:30].T
+    result = glmcore.fit(model(glmcore.Ridge(1e-2 / len(y)), 10), X, y, solver=solver)
+    assert is_status(result, "converged"), status(result)
+    assert oracle.kkt_residual(oracle.Ridge(1e-2 / len(y)), *in_float64(result.params), X, y) <= 1.5 * TOL[F64]
+
+
+def test_newton_in_float32_does_not_go_along_the_level_of_the_classes():
+    X, y = data("digits", F32)
+    result = glmcore.fit(model(glmcore.Ridge(1 / len(y)), 10), X, y, solver=glmcore.Newton())
+    assert is_status(result, "converged") and result.n_iter < 30, status(result)
 
 
 SPARSE = [

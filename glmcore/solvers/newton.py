@@ -129,7 +129,7 @@ def _by_products(
 
     def improve(solution: _Solution) -> _Solution:
         search = solution.search
-        bent = tree_axpy(1, problem.hessian_product(search, eta), preconditioner.flat_bend(search))
+        bent = jax.tree.map(jnp.add, problem.hessian_product(search, eta), preconditioner.flat_bend(search))
         bent = GLMParams(bent.coef + penalty * search.coef, bent.intercept)
         bent = tree_axpy(damping, search, bent)
         bend = tree_dot(search, bent)
