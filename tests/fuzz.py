@@ -6,6 +6,7 @@ were.  A process of its own, without the shape checks of the tests, which users 
 """
 
 import argparse
+import contextlib
 import faulthandler
 import pathlib
 import random
@@ -227,8 +228,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=count)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    fuzz_files(arguments.files, arguments.seed)
-    fuzz_calls(arguments.calls, arguments.seed)
+    # What a call writes to a name that is made up goes with the folder.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        fuzz_files(arguments.files, arguments.seed)
+        fuzz_calls(arguments.calls, arguments.seed)
     faulthandler.cancel_dump_traceback_later()
 
 

@@ -9,8 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.mark.slow
-def test_mutated_files_and_hostile_calls():
-    command = [sys.executable, "-m", "tests.fuzz"]
+@pytest.mark.parametrize("files, calls", [(1000, 200), pytest.param(10_000, 2000, marks=pytest.mark.slow)])
+def test_mutated_files_and_hostile_calls(files, calls):
+    command = [sys.executable, "-m", "tests.fuzz", "--files", str(files), "--calls", str(calls)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=3000)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
