@@ -327,8 +327,11 @@ def test_the_gallery_path_with_warm_starts():
 def test_the_gallery_pipeline_of_digits():
     digits, y = load_digits(return_X_y=True)
     searches = []
-    for model in (LogisticRegression(max_iter=10_000), Theirs(max_iter=10_000, tol=0.1)):
+    # The gallery's tol=0.1 stops far from the optimum, at a score of 0.873 where both reach 0.922.
+    for model in (LogisticRegression(max_iter=10_000), Theirs(max_iter=10_000, solver="newton-cholesky", tol=1e-8)):
         pipe = Pipeline([("scaler", StandardScaler()), ("pca", PCA(random_state=0)), ("logistic", model)])
         grid = {"pca__n_components": [15, 30, 45], "logistic__C": [1e-2, 1.0, 1e2]}
         searches.append(GridSearchCV(pipe, grid, error_score="raise").fit(digits, y))
-    assert abs(searches[0].best_score_ - searches[1].best_score_) < 0.01
+    assert searches[0].best_params_ == searches[1].best_params_
+    scores = [search.cv_results_["mean_test_score"] for search in searches]
+    assert np.abs(scores[0] - scores[1]).max() < 0.002
