@@ -49,8 +49,7 @@ class LogisticRegressionCV(LinearClassifier):
     scoring : str, callable or None, default None
         None is accuracy.
     solver : str or optax.GradientTransformation, default "lbfgs"
-        As for :class:`LogisticRegression`, but the default is LBFGS whatever the shape, and ProximalNewton with an
-        l1 part.
+        As for :class:`LogisticRegression`, but with an l1 part the default is ProximalNewton.
     tol : float, default 1e-4
         Bound on the optimality (KKT) residual of every fit, relative to that of the null model.
     max_iter : int, default 100
@@ -288,7 +287,9 @@ class LogisticRegressionCV(LinearClassifier):
 
     def _solver(self, l1_ratio):
         penalty = glmcore.Ridge() if l1_ratio == 0 else glmcore.ElasticNet()
-        return softmax.make_path_solver(self.solver, penalty, self.tol, self.max_iter, self.random_state)
+        n_params = (self.n_features_in_ + 1) * len(self.classes_)
+        settings = self.tol, self.max_iter, self.random_state
+        return softmax.make_path_solver(self.solver, penalty, n_params, *settings)
 
     def _scores(self, found, Cs, X, labels, splits, to_scorer):
         """Scores (F, R, S) on the rows that the folds hold out."""

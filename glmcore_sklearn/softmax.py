@@ -126,12 +126,12 @@ def make_solver(solver, penalty, n_params, tol, max_iter, random_state=None):
     return names.make_solver(kind, settings)
 
 
-def make_path_solver(solver, penalty, tol, max_iter, random_state=None):
-    """:func:`make_solver` for fits that begin where others ended: LBFGS or, with an l1 part, ProximalNewton where the
-    choice is left to the penalty."""
-    if solver in _SOLVERS and _SOLVERS[solver] is None:
-        solver = "LBFGS" if penalty.smooth else "ProximalNewton"
-    return make_solver(solver, penalty, None, tol, max_iter, random_state)
+def make_path_solver(solver, penalty, n_params, tol, max_iter, random_state=None):
+    """:func:`make_solver` for fits that begin where others ended: ProximalNewton where a penalty with an l1 part has
+    the choice."""
+    if not penalty.smooth and solver in _SOLVERS and _SOLVERS[solver] is None:
+        solver = "ProximalNewton"
+    return make_solver(solver, penalty, n_params, tol, max_iter, random_state)
 
 
 def precision(dtype):
