@@ -76,7 +76,8 @@ def _process(program, folder, cached) -> float:
     """Seconds from start to end of a Python process that runs ``program`` in ``folder``."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     if cached:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "cache")),

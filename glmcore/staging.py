@@ -16,6 +16,8 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jaxtyping import Array, PyTree
 
+from glmcore.jit import hasty_options
+
 _sweep_p = core.Primitive("sweep")
 _sweep_p.multiple_results = True
 
@@ -105,7 +107,7 @@ def _planned(signature: _Signature) -> tuple["_Plan", Any]:
 @functools.lru_cache(maxsize=64)
 def _compiled(signature: _Signature) -> tuple[Callable, Any]:
     function, structures = signature.flat()
-    program = jax.jit(function).lower(*signature.like).compile()
+    program = jax.jit(function).lower(*signature.like).compile(hasty_options())
     return program, structures[0]
 
 

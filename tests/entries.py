@@ -1,6 +1,5 @@
 """The calls that check what they are given, with good arguments and a look at what comes back."""
 
-import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 import glmcore
 from glmcore_sklearn import ClassifierGLM, LogisticRegression, load_model, regularization_path
-from tests.hostile import FOLDER, LABELS, LARGE, WEIGHT, K, N, X, Y
+from tests.hostile import FOLDER, LABELS, LARGE, WEIGHT, K, X, Y
 
 
 class Entry(NamedTuple):

@@ -139,7 +139,7 @@ def test_a_fit_is_one_program(programs):
 
 
 def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
-    monkeypatch.setattr(jit, "_hasty_options", lambda: jit._HASTY)
+    monkeypatch.setattr(jit, "hasty_options", lambda: jit._HASTY)
     X, y = small()
     glm = model(glmcore.Ridge(0.1))
     hasty = jit.quick_jit(lambda params, X, y: glm.objective(params, X, y))

@@ -1,12 +1,12 @@
 """Paths in scikit-learn's terms, and their picture."""
 
-import glmcore
 import matplotlib
 import numpy as np
 import pytest
 from helpers import small
 from sklearn.exceptions import ConvergenceWarning
 
+import glmcore
 from glmcore_sklearn import ClassifierGLM, RegularizationPathDisplay, regularization_path
 
 matplotlib.use("agg")
