@@ -20,14 +20,14 @@ Those that arrive run in turns: the median of five runs, of three if they take m
 short fit has a warm-up run in each turn.  Of a tool's solvers the fastest counts.
 
 **Paths** (``path``) and **many models** (``many``) are judged in the same way, every answer of them
-for itself, but against the best answer of all tools.
+for itself, but against the best answer of all tools.  ``grid`` searches for a strength with folds.
 
 **Cold starts** (``cold``) and **peak memory** (``memory``) are those of fresh processes.  ``floor``
 compares a solver step with two reads of X, ``reuse`` counts compilations and times ``update``.
 
 **Beyond memory and machine.**  ``streams`` times online learners, ``out-of-core`` a pass over a file
 of 8 GB that it makes in the folder for temporary files (``TMPDIR``), ``two-processes`` two processes
-of one core each beside one.
+of one core each beside one.  ``robustness`` repeats what the fuzzers and the killed fit count.
 
 Who adds a problem writes a line in ``problems``; who adds a peer writes an adapter in ``peers``.
 """

@@ -9,6 +9,7 @@ from benchmarks import (
     cold,
     figure,
     floor,
+    grid,
     many,
     memory,
     out_of_core,
@@ -16,6 +17,7 @@ from benchmarks import (
     report,
     results,
     reuse,
+    robustness,
     streams,
     two_processes,
 )
@@ -26,7 +28,10 @@ from benchmarks.race import BUDGET, QUICK_BUDGET, race
 FOLDER = Path(__file__).parent
 TOOLS = list(dict.fromkeys(peer.name for peer in PEERS))
 #: What is measured besides the problems, and what it is called in the results.
-MEASURES = ("cold", "updates", "compilations", "memory", "steps", "streams", "out-of-core", "two-processes")
+MEASURES = (
+    *("cold", "updates", "compilations", "memory", "steps", "grids"),
+    *("streams", "out-of-core", "two-processes", "robustness"),
+)
 
 
 def arguments(names):
@@ -68,6 +73,10 @@ def measure(name, table, options):
         return reuse.compilations(table["iris"])
     if name == "memory":
         return memory.peaks(options.quick)
+    if name == "grids":
+        return grid.grids(options.repeat, options.quick)
+    if name == "robustness":
+        return robustness.robustness(options.quick)
     if name == "streams":
         return streams.streams(options.quick)
     if name == "out-of-core":

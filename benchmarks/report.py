@@ -34,9 +34,9 @@ def render(results: dict, tools: list[str], names: list[str]) -> str:
     races = {name: results["problems"][name] for name in names if name in results["problems"]}
     picture = FIGURE if races else ""
     parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
-    parts += [_paths(results), _many(results)]
+    parts += [_paths(results), _many(results), _grids(results)]
     parts += [_first_and_again(results, tools), _floor(results)]
-    parts += [_streams(results), _out_of_core(results), _two_processes(results)]
+    parts += [_streams(results), _out_of_core(results), _two_processes(results), _robustness(results)]
     parts.append(_missing(results["machine"], tools))
     return "\n\n".join(part for part in parts if part)
 
@@ -158,6 +158,22 @@ def _many(results) -> str:
     return head + "\n\n" + _table(["", "glmcore", "its first run", "scikit-learn"], rows)
 
 
+def _grids(results) -> str:
+    """Searches for a strength."""
+    rows = []
+    for name, found in results.get("grids", {}).items():
+        ours, theirs = found["glmcore"], found["scikit-learn"]
+        cells = [f"{duration(theirs[key])} ({_two_digits(theirs[key] / ours[key])}×)" for key in ("cold", "seconds")]
+        rows.append(
+            [name, duration(ours["cold"]), cells[0], duration(ours["seconds"]), cells[1], f"{ours['C']:.2g}", f"{theirs['C']:.2g}"]
+        )
+    if not rows:
+        return ""
+    head = "20 values of C in 5 folds of the digits by log-loss, scikit-learn's own with `n_jobs=2`:"
+    columns = ["", "first run", "scikit-learn", "later", "scikit-learn", "C", "scikit-learn"]
+    return head + "\n\n" + _table(columns, rows)
+
+
 def _beside(entry, ours) -> str:
     """Time of a tool and how many times ours it is, or what gap was left after that time."""
     if entry is None:
@@ -267,6 +283,11 @@ def _two_processes(results) -> str:
     what = f"{shape}, objectives {found['objective_apart']:.0e} apart, coefficients {found['coef_apart']:.0e}"
     head = f"Two processes of one core each, talking by gloo, beside one of one core ({what}):"
     return head + "\n\n" + _table(["", "one process", "two", "ratio"], rows)
+
+
+def _robustness(results) -> str:
+    said = results.get("robustness", [])
+    return f"What `python -m tests.fuzz` and the test that kills a fit found: {'; '.join(said)}." if said else ""
 
 
 def _missing(machine, tools) -> str:
