@@ -52,7 +52,8 @@ class Folds(NamedTuple):
 
 
 def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
-    """Fit every C and l1 ratio in every fold, from the strongest penalty on, each begun where the last one ended.
+    """Fit every C and l1 ratio in every fold, from the strongest penalty on, each begun where the line through the last
+    two answers, over log C, leads.
 
     A fold's strength is that of the weight it trains on, as in separate fits.  There is one compiled program, or two
     if some l1 ratios are 0 and some are not.
@@ -83,7 +84,8 @@ def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
     for l1_ratio, solver in zip(l1_ratios, solvers):
         strengths, ratio = softmax.strength_and_ratio(Cs[order], l1_ratio, totals, n_classes)
         ratio = None if l1_ratio == 0 else np.asarray(ratio, X.dtype)
-        cells = _fit_cells(*rows, strengths.astype(X.dtype), ratio, n_classes, bool(fit_intercept), solver)
+        path = strengths.astype(X.dtype), _ahead(Cs[order]).astype(X.dtype)
+        cells = _fit_cells(*rows, *path, ratio, n_classes, bool(fit_intercept), solver)
         found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, np.argsort(order)], cells))
     return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *found)
 
@@ -129,20 +131,29 @@ def report_cells(cells, used, Cs, solver):
     )
 
 
+def _ahead(Cs):
+    """How far, in log C, each is from the last one, in multiples of the step before: at most 1, 0 for the first two."""
+    step = np.diff(np.log(np.minimum(Cs, np.finfo(float).max)))
+    ratio = np.divide(step[1:], step[:-1], out=np.zeros_like(step[1:]), where=step[:-1] > 0)
+    return np.concatenate([[0, 0], np.minimum(ratio, 1)])[: len(Cs)]
+
+
 @glmcore.quick_jit
-def _fit_cells(X, y, train, test, strengths, ratio, n_classes, fit_intercept, solver):
+def _fit_cells(X, y, train, test, strengths, ahead, ratio, n_classes, fit_intercept, solver):
     def model(strength):
         penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
         return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
 
     def path(train, test, strengths):
-        def forward(params, strength):
+        def forward(last_two, now):
+            (before, last), (strength, ahead) = last_two, now
             glm = model(strength)
-            found = glmcore.fit(glm, X, y, solver=solver, init_params=params, sample_weight=train)
-            return found.params, _cell(glm, found, X, y, test)
+            start = jax.tree.map(lambda a, b: b + ahead * (b - a), before, last)
+            found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train)
+            return (last, found.params), _cell(glm, found, X, y, test)
 
         start = model(strengths[0]).initialize_params(X, y, train)
-        return jax.lax.scan(forward, start, strengths)[1]
+        return jax.lax.scan(forward, (start, start), (strengths, ahead))[1]
 
     return jax.vmap(path)(train, test, strengths)
 

@@ -66,6 +66,13 @@ def test_the_same_grid_and_choice(y, refit):
     same(*both(X, y, refit=refit))
 
 
+def test_uneven_and_repeated_strengths_side_by_side():
+    """Each fit begins where the last two point to, by LBFGS in all folds at once, the default of more parameters."""
+    given = NEW | {"Cs": [1.0, 1e-2, 1.0, 0.02, 30.0]}
+    found = LogisticRegressionCV(solver="LBFGS", **given).fit(X, Y)
+    same(found, Theirs(solver="newton-cholesky", **given).fit(X, Y))
+
+
 @pytest.mark.parametrize("scoring", [None, "accuracy", "neg_brier_score", make_scorer(recall_score, average="macro")])
 def test_scores_of_any_scorer(scoring):
     same(*both(X, Y, scoring=scoring))
