@@ -17,6 +17,7 @@ from glmcore.dense import DenseProblem
 from glmcore.factors import cholesky, inverse_lower
 from glmcore.lockstep import Lockstep, PerLane, Points, Refresh, descend
 from glmcore.params import GLMParams
+from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype, starting_params, yardstick
 from glmcore.results import FitResult
@@ -275,12 +276,29 @@ class Lanes(eqx.Module):
         end = descend(self.objective, model, refresh, arrived, start)
         return end, Found(end.objective, self.residual(end.gradient), -end.slope / 2, yard)
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing at all is penalised."""
+        return isinstance(self.lane.model.penalty, UnRegularized)
+
+    def unheld(self, points: Points) -> Bool[Array, " L"]:
+        """Which lanes have coefficients that no penalty holds, so that data may be separable."""
+
+        def one(_, problem: Problem, point):
+            coef = _params(point).coef
+            return (problem.penalty_value(coef) == 0) & jnp.any(coef != 0)
+
+        return self.each(one, points)
+
     def results(self, end: Lockstep, found: "Found") -> FitResult:
+        """What each lane's fit returns; only where all are ``free`` is the data's separability
+        looked into, which costs all lanes as much as a step."""
+
         def one(lane: Lane, problem: Problem, point, n_iter, found: Found):
             params = _params(point)
             state = lane.solver.init(problem, params, problem.predictor(params))
             run = Run(params, state, found, n_iter)
-            result = conclude(Task(problem, lane.solver, found.yardstick), run)
+            result = conclude(Task(problem, lane.solver, found.yardstick, self.free), run)
             if lane.own is None:
                 return result
             return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
@@ -350,7 +368,8 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     end, found = lanes.minimise(start, *models)
     result = lanes.results(end, found)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
-    return result, end.arrived & result.converged & measured & in_time
+    good = end.arrived & result.converged & measured & in_time
+    return result, good if lanes.free else good & ~lanes.unheld(end.points)
 
 
 def _lanes(args, batched, size: int, common: Optional[Common]):
