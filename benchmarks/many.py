@@ -1,4 +1,4 @@
-"""Many models at once: one ``jax.vmap`` of fits against a loop of scikit-learn's.
+"""Many models at once: one ``jax.vmap`` of fits, or ``ClassifierPopulationGLM``, against a loop of scikit-learn's.
 
 Both start from NumPy arrays.  A time counts if every model of the batch is within the gap of the
 better of the two answers to it.
@@ -21,6 +21,7 @@ import glmcore
 from benchmarks.objective import objective
 from benchmarks.problems import SIGNAL, Task, load_digits, standardised, synthetic
 from benchmarks.race import GAP
+from glmcore_sklearn import ClassifierPopulationGLM
 
 STRENGTH = 1e-3
 #: scikit-learn's ladder; the fastest solver on a few models, at the tolerance that they need.
@@ -67,38 +68,63 @@ def bootstraps(size: int) -> Batch:
     return Batch(X.astype(np.float32), y.astype(np.int32), np.float32(weight), axes, size)
 
 
-#: Name, how a batch of some size is made, and its size.
-BATCHES: dict[str, tuple[Callable[[int], Batch], int]] = {
-    "many-separate": (separate, 1000),
-    "many-targets": (targets, 200),
-    "many-bootstraps": (bootstraps, 500),
+def vmap(batch: Batch) -> Callable[[], list]:
+    """What fits the batch by one ``jax.vmap``."""
+    fit = jax.jit(jax.vmap(partial(_fit, _n_classes(batch)), in_axes=batch.axes))
+
+    def run():
+        coef, intercept = map(np.asarray, fit(*map(jnp.asarray, batch[:3])))
+        return list(zip(coef, intercept))
+
+    return run
+
+
+def estimator(batch: Batch) -> Callable[[], list]:
+    """What fits targets by one estimator."""
+    model = ClassifierPopulationGLM(_n_classes(batch), regularizer_strength=STRENGTH)
+
+    def run():
+        model.fit(batch.X, batch.y.T)
+        return list(zip(np.moveaxis(model.coef_, 1, 0), model.intercept_))
+
+    return run
+
+
+#: Name, how a batch of some size is made, its size, and how it is fitted.
+BATCHES: dict[str, tuple[Callable[[int], Batch], int, Callable]] = {
+    "many-separate": (separate, 1000, vmap),
+    "many-targets": (targets, 200, vmap),
+    "many-targets-estimator": (targets, 200, estimator),
+    "many-bootstraps": (bootstraps, 500, vmap),
 }
 
 
 def many(name: str, repeat: int, quick: bool) -> dict:
     """Seconds and largest gap of both tools on one of ``BATCHES``; ``quick``: a tenth of it."""
-    make, size = BATCHES[name]
+    make, size, fitted = BATCHES[name]
     batch = make(size // 10 if quick else size)
-    fit = jax.jit(jax.vmap(partial(_fit, int(batch.y.max()) + 1), in_axes=batch.axes))
-    ours, cold = _ours(fit, batch)
-    times = [_ours(fit, batch)[1] for _ in range(repeat)]
+    run = fitted(batch)
+    ours, cold = _timed(run)
+    times = [_timed(run)[1] for _ in range(repeat)]
     solver, tolerance = _fastest(batch, ours)
     theirs, loop = _loop(batch, batch.size, solver, tolerance)
     objectives = np.array([_objectives(batch, fits) for fits in (ours, theirs)])
     best = np.min(objectives, axis=0)
     gaps = np.max((objectives - best) / best, axis=1).tolist()
     return {
-        "shape": [batch.size, *batch.X.shape[-2:], int(batch.y.max()) + 1],
+        "shape": [batch.size, *batch.X.shape[-2:], _n_classes(batch)],
         "glmcore": {"seconds": statistics.median(times), "cold": cold, "gap": gaps[0]},
         "scikit-learn": {"seconds": loop, "gap": gaps[1], "solver": solver, "tolerance": tolerance},
     }
 
 
-def _ours(fit: Callable, batch: Batch):
+def _timed(run: Callable[[], list]):
     start = time.perf_counter()
-    params = fit(*map(jnp.asarray, batch[:3]))
-    coef, intercept = map(np.asarray, params)
-    return list(zip(coef, intercept)), time.perf_counter() - start
+    return run(), time.perf_counter() - start
+
+
+def _n_classes(batch: Batch) -> int:
+    return int(batch.y.max()) + 1
 
 
 def _fit(n_classes, X, y, weight):

@@ -144,17 +144,21 @@ def _paths(results) -> str:
 
 
 def _many(results) -> str:
-    """Many models by one vmap."""
+    """Many models by one vmap or one estimator."""
     found = results.get("many", {})
     if not found:
         return ""
     rows = []
     for name in filter(found.get, BATCHES):
         ours, size = found[name]["glmcore"], "×".join(map(str, found[name]["shape"][1:]))
-        title = f"{found[name]['shape'][0]} {BATCHES[name][0].__name__} of {size}"
+        make, _, fitted = BATCHES[name]
+        title = f"{found[name]['shape'][0]} {make.__name__} of {size}, one {fitted.__name__}"
         cells = [duration(ours["seconds"]), duration(ours["cold"]), _beside(found[name]["scikit-learn"], ours)]
         rows.append([title, *cells])
-    head = f"Many Ridge models, one `jax.vmap` of `{OURS}` beside a loop, all within {GAP:.0e} of the better one:"
+    head = (
+        f"Many Ridge models, by one `jax.vmap` of `{OURS}` or one `ClassifierPopulationGLM` beside a loop of fits, all "
+        f"within {GAP:.0e} of the better one:"
+    )
     return head + "\n\n" + _table(["", "glmcore", "its first run", "scikit-learn"], rows)
 
 
