@@ -104,7 +104,7 @@ class DenseProblem(Problem):
         return self._mean(excess)
 
     def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
-        coef = row_sums(residual, self.X).T * self.stretch
+        coef = jax.lax.optimization_barrier(row_sums(residual, self.X)).T * self.stretch
         if not self.fit_intercept:
             return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
         return GLMParams(coef, jnp.sum(residual, axis=1))

@@ -83,9 +83,12 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     sample = Sample.of(problem, eta, _DENSE_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
 
+    columns = sample.weight[None, :] * sample.design.T  # samples along the last axis: the products vectorise
+
     def class_rows(hessian: Float[Array, "K m"]) -> Float[Array, "p K p"]:
-        bent = (sample.weight[None, :] * hessian)[:, :, None] * sample.design[None]
-        return jnp.einsum("mp,lmq->plq", sample.design, bent)
+        bent = hessian[:, None, :] * columns[None]
+        blocks = bent.reshape(K * p, -1) @ sample.design  # each is symmetric
+        return blocks.reshape(K, p, p).swapaxes(0, 1)
 
     at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
     hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
