@@ -152,11 +152,11 @@ class DenseProblem(Problem):
         return row_triangle(scaled), jnp.sum(used)
 
     def sampled(
-        self, eta: Float[Array, "K n"], most: int
+        self, eta: Float[Array, "K n"], least: int
     ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
-        if self.n_rows <= most:
+        if self.n_rows < 2 * least:
             return self.X, self.y, self.weight, eta
-        rows, weight = _spread(self.weight, most)
+        rows, weight = _spread(self.weight, least)
         return self.X[rows], self.y[rows], weight, eta[:, rows]
 
     def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
@@ -164,11 +164,11 @@ class DenseProblem(Problem):
 
 
 def _spread(
-    weight: Float[Array, " n"], most: int
+    weight: Float[Array, " n"], least: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
     """Every so-manieth row (rows are often sorted by class) and its weight; where most of the
     weight lies on other rows, rows at equal distances in cumulative weight."""
-    stride = -(-weight.size // most)
+    stride = weight.size // least
     every = jnp.arange(0, weight.size, stride, dtype=jnp.int32)
     found = jnp.sum(weight[every])
 

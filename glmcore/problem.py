@@ -105,10 +105,10 @@ class Problem(eqx.Module):
 
     @abc.abstractmethod
     def sampled(
-        self, eta: Float[Array, "K n"], most: int
+        self, eta: Float[Array, "K n"], least: int
     ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
-        """Features, labels, weights and linear predictors of rows spread evenly, about ``most``
-        of them, which stand for all where a Hessian is estimated."""
+        """Features, labels, weights and linear predictors of rows spread evenly, ``least`` of them
+        or up to twice as many, which stand for all where a Hessian is estimated."""
 
     @abc.abstractmethod
     def null_predictor(self) -> Float[Array, "K n"]:

@@ -91,7 +91,7 @@ class StreamedProblem(Problem):
         return self.sample.hessian_product(direction, self.sample.predictor(_unstacked(eta)))
 
     def sampled(
-        self, eta: Float[Array, "K p1"], most: int
+        self, eta: Float[Array, "K p1"], least: int
     ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
         # All of it, for a pass costs more than what a better Hessian does.
         sample = self.sample

@@ -10,6 +10,7 @@ from helpers import build, in_float64, model, relative_error, small
 
 import glmcore
 from glmcore import GLMParams
+from glmcore.dense import _spread
 
 K, P = 3, 4
 X64, Y = small()
@@ -303,3 +304,14 @@ def test_params_unpack_and_are_immutable():
     with pytest.raises(AttributeError):
         params(np.float32).coef = coef
     assert in_float64(params(np.float32))[0].shape == (P, K)
+
+
+@pytest.mark.parametrize("n", [20, 21, 29, 1000])
+@pytest.mark.parametrize("heavy", [slice(None), slice(1, 2)], ids=["equal", "one row"])
+def test_a_hessian_is_formed_from_as_many_rows_as_asked_for(n, heavy):
+    weight = np.full(n, 1e-6, np.float32)
+    weight[heavy] = 1
+    rows, share = _spread(jnp.asarray(weight / weight.sum()), least=10)
+    assert 10 <= rows.size < 20 and rows.min() >= 0 and rows.max() < n
+    np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
+    assert set(np.asarray(rows)) == {1} if heavy.start else np.ptp(np.diff(rows)) == 0

@@ -167,7 +167,7 @@ def _by_products(
 class Newton(AbstractDescent):
     """Newton's method for smooth penalties: the default of :func:`fit` for few parameters.
 
-    Up to 256 parameters (p K + K) a step factorises the Hessian, formed from at most 8192 rows
+    Up to 256 parameters (p K + K) a step factorises the Hessian, formed from at least 8192 rows
     evenly spread over the data; the gradient always is that of all rows.  Beyond, conjugate
     gradients on all rows, preconditioned by the Gram matrix of the scaled features.
 

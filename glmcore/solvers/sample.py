@@ -8,7 +8,7 @@ from glmcore.problem import Problem
 
 
 class Sample(eqx.Module):
-    """So many rows, spread evenly, enough of them for a Hessian, and what bends there.
+    """Rows spread evenly, enough of them for a Hessian, and what bends there.
 
     ``design`` holds the scaled features and, last, the intercept's column; ``penalty`` is the
     penalty's own curvature, which keeps what is not fitted from being singular.
@@ -21,8 +21,8 @@ class Sample(eqx.Module):
     penalty: Float[Array, "p1 K"]
 
     @classmethod
-    def of(cls, problem: Problem, eta: Float[Array, "K n"], most: int) -> "Sample":
-        X, y, weight, eta = problem.sampled(eta, most)
+    def of(cls, problem: Problem, eta: Float[Array, "K n"], least: int) -> "Sample":
+        X, y, weight, eta = problem.sampled(eta, least)
         scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
         intercept = jnp.full_like(weight[:, None], problem.fit_intercept)
         _, quadratic = problem.curvature()
