@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
-from glmcore.jit import quick_jit
+from glmcore.jit import full_precision, quick_jit
 from glmcore.lanes import fit_chunk, prepare
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once
@@ -52,6 +52,7 @@ def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> Fi
         return _fit(eqx.combine(arrays, static))
 
     @fit.def_vmap
+    @full_precision
     def of_batch(size, in_batched, arrays):
         (batched,) = in_batched
         result = _Batch(static, batched, size, side_by_side).fit(arrays)
@@ -74,6 +75,7 @@ class _Batch(NamedTuple):
             return self._fit(arrays)
 
         @fit.def_vmap
+        @full_precision
         def of_batch(size, in_batched, arrays):
             result = self._of_batches(size, in_batched[0], arrays)
             return result, _all_batched(result)

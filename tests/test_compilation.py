@@ -1,5 +1,8 @@
 """Compiled by type and shape, never by value: a second fit adds no program and no trace."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +159,24 @@ def test_arrays_of_another_byte_order(x64):
     np.testing.assert_array_equal(
         glmcore.log_likelihood(glm, params, X.astype(">f8"), y), glmcore.log_likelihood(glm, params, X, y)
     )
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), glmcore.Lasso(0.1)], ids=repr)
+@pytest.mark.parametrize("n_models", [None, 3])
+def test_products_are_exact_where_jax_would_round_their_factors(penalty, n_models, monkeypatch):
+    def precisions(n):
+        """Of the products in a fit, or in one of many, to ``n`` rows."""
+        fit = functools.partial(glmcore.fit, model(penalty))
+        if n_models is None:
+            text = str(jax.make_jaxpr(fit)(X[:n], Y[:n]))
+        else:
+            text = str(jax.make_jaxpr(jax.vmap(fit, in_axes=(None, 0)))(X[:n], np.stack([Y[:n]] * n_models)))
+        products = re.findall(r"dot_general\[.*?\] \w+ \w+", text, re.DOTALL)
+        assert len(products) > 2
+        return {"HIGHEST" in product for product in products}
+
+    assert precisions(41) == {False}  # a CPU rounds nothing
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert precisions(42) == {True}
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert precisions(43) == {False}
