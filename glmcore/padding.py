@@ -3,11 +3,13 @@
 Padded rows are zeros of weight 0: they add nothing to any sum, and nobody outside sees them.
 """
 
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -44,9 +46,10 @@ def bucket(n_rows: int, row_bytes: int) -> int:
 def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> tuple[Any, ...]:
     """``X`` and per-row arrays, padded with zeros to the bucket of their rows.
 
-    Arrays that are traced, or live elsewhere than on one CPU, stay as they are.  Where many
-    models share the rows, ``n_models`` of them, idle rows cost more and are fewer.  With
-    ``at_least``, the rows of an earlier batch, a smaller one shares its program.
+    Arrays are padded on the device that they live on; those that are traced, or spread over
+    several, stay as they are.  Where many models share the rows, ``n_models`` of them, idle rows
+    cost more and are fewer.  With ``at_least``, the rows of an earlier batch, a smaller one
+    shares its program.
 
     Examples
     --------
@@ -59,7 +62,7 @@ def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> 
     (1024, 4)
     """
     leaves = jax.tree.leaves((X, columns))
-    if not all(map(_on_host, leaves)):
+    if not all(map(_in_one_place, leaves)):
         return (X, *columns)
     n_rows, target = _rows_and_bucket(X, n_models, at_least)
     if target == n_rows:
@@ -72,11 +75,11 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
 
     The one copy that a fit makes of its data: centring while padding costs no more than
     padding, and the compiled program needs no copy of its own.  Arrays that are traced, or live
-    elsewhere than on one CPU, stay as they are and the centre is None.
+    elsewhere than on one CPU, are only padded and the centre is None.
     """
     leaves = jax.tree.leaves((X, weight, columns))
     if not all(map(_on_host, leaves)):
-        return (None, X, weight, *columns)
+        return (None, *pad_rows(X, weight, *columns))
     _, target = _rows_and_bucket(X)
     share = np.asarray(weight, np.float64)
     share = (share / share.sum()).astype(weight.dtype)
@@ -93,11 +96,18 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
     )
 
 
-def _padded(rows: Any, target: int) -> np.ndarray:
+def _padded(rows: Any, target: int) -> Any:
+    if not _on_host(rows):
+        return _padded_there(rows, target)
     padded = aligned((target, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     padded[len(rows) :] = 0
     return padded
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _padded_there(rows: jax.Array, target: int) -> jax.Array:
+    return jnp.zeros((target, *rows.shape[1:]), rows.dtype).at[: len(rows)].set(rows)
 
 
 def _mean(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -144,10 +154,13 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
+def _in_one_place(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return isinstance(leaf, np.ndarray) or len(leaf.devices()) == 1
+
+
 def _on_host(leaf: Any) -> bool:
     if isinstance(leaf, np.ndarray):
         return True
-    if isinstance(leaf, jax.core.Tracer):
-        return False
-    devices = leaf.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+    return _in_one_place(leaf) and next(iter(leaf.devices())).platform == "cpu"

@@ -1,6 +1,7 @@
 """Rows are padded to buckets: nearby lengths share a program, and nobody sees the padding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import model, small
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import glmcore
+from glmcore import padding
 from glmcore.padding import bucket
 from glmcore_sklearn import ClassifierGLM
 
@@ -81,3 +83,27 @@ def test_what_is_given_is_not_changed_and_whole_buckets_are_not_copied():
     assert same.shape == (256, 4) and weight.sum() == 240
     again, _ = glmcore.pad_rows(same, weight)
     assert again is same
+
+
+def test_what_lives_on_another_device_is_padded_there(monkeypatch):
+    """As if the CPU's arrays were a GPU's: only those of NumPy's are at the host."""
+    monkeypatch.setattr(padding, "_on_host", lambda leaf: isinstance(leaf, np.ndarray))
+    rows, weight, y = glmcore.pad_rows(jnp.asarray(X), np.ones(240, np.float32), jnp.asarray(Y))
+    assert isinstance(rows, jax.Array) and rows.shape == (256, 4) and y.shape == weight.shape == (256,)
+    assert float(jnp.sum(jnp.abs(rows[240:]))) == weight[240:].sum() == 0
+    there = glmcore.fit(model(glmcore.Ridge(0.1)), jnp.asarray(X[:100]), jnp.asarray(Y[:100]))
+    here = glmcore.fit(model(glmcore.Ridge(0.1)), X[:100], Y[:100])
+    assert there.converged
+    np.testing.assert_allclose(there.params.coef, here.params.coef, rtol=1e-3, atol=1e-4)
+
+
+def test_row_counts_share_a_program_on_another_device(monkeypatch, programs):
+    monkeypatch.setattr(padding, "_on_host", lambda leaf: isinstance(leaf, np.ndarray))
+    glm = model(glmcore.Ridge(0.1))
+    data = {n: (jnp.asarray(X[:n]), jnp.asarray(Y[:n])) for n in (89, 90, 97)}
+    for rows in data.values():
+        glmcore.pad_rows(*rows)  # that program is one a length
+    glmcore.fit(glm, *data[89])
+    with programs:
+        assert glmcore.fit(glm, *data[90]).converged and glmcore.fit(glm, *data[97]).converged
+    assert programs.compiled == 0
