@@ -55,6 +55,7 @@ def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r
 
 
 def _n_blocks(X: Float[Array, "n p"], block_rows: int = BLOCK_ROWS) -> int:
-    """Blocks that n rows are cut into, 1 if the block does not divide n (padded rows it does)."""
-    n_blocks, left_over = divmod(X.shape[0], block_rows)
-    return 1 if left_over or not n_blocks else n_blocks
+    """Blocks of ``block_rows`` rows, or of down to half as many, that n rows are cut into; 1 if no
+    such block divides n (padded rows the first one does)."""
+    n = X.shape[0]
+    return next((n // size for size in range(block_rows, block_rows // 2, -1) if n % size == 0), 1)

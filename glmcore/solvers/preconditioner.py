@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.factors import cholesky
+from glmcore.factors import cholesky, inverse_lower
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.sample import Sample
@@ -171,14 +171,15 @@ def _inverse_factors(
     # Features nobody penalises may be collinear: keep the factors positive definite.
     jitter = jnp.sum(weight, axis=1) * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
     diagonals = jax.vmap(jnp.diag)(penalty + jitter[:, None])
-    return _inverse_triangular(jax.vmap(cholesky)(grams + diagonals))
+    factors = jax.vmap(cholesky)(grams + diagonals)
+    return jax.lax.platform_dependent(
+        factors, cpu=_inverse_by_rows, default=jax.vmap(inverse_lower)
+    )
 
 
-def _inverse_triangular(
-    factors: Float[Array, "blocks p1 p1"],
-) -> Float[Array, "blocks p1 p1"]:
-    """Row after row by substitution: LAPACK's triangular solve starts threads, and for a while
-    those wait for more work on the cores that the passes over the data need."""
+def _inverse_by_rows(factors: Float[Array, "blocks p1 p1"]) -> Float[Array, "blocks p1 p1"]:
+    """By substitution: LAPACK's triangular solve starts threads, and for a while those wait for
+    more work on the cores that the passes over the data need."""
     columns = jnp.arange(factors.shape[1], dtype=jnp.int32)
 
     def add_row(i: Int[Array, ""], inverse: Float[Array, "blocks p1 p1"]):
