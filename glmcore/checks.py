@@ -12,9 +12,10 @@ from jaxtyping import PyTree
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
 from glmcore.observations import InverseLink
+from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
-from glmcore.sharding import is_spread, reduced
+from glmcore.sharding import reduced
 from glmcore.tree import is_concrete, is_real
 
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
@@ -152,7 +153,7 @@ def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:
     """Zeros in rows of weight 0 that hold NaN or infinity, which would spread in a product."""
     if not is_concrete((X, weight)):
         return X
-    if any(map(is_spread, jax.tree.leaves((X, weight)))):
+    if not all(map(on_host, jax.tree.leaves((X, weight)))):
         return _zeros_where_idle(X, weight) if _idle_is_bad(X, weight) else X
     idle = np.asarray(weight) == 0
     if not idle.any() or all(np.isfinite(np.asarray(x)[idle]).all() for x in jax.tree.leaves(X)):

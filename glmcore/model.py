@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
+from glmcore.jit import full_precision
 from glmcore.least_norm import identifiable
 from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams, check_mirrors, stack_rows
@@ -101,6 +102,7 @@ class GLM(eqx.Module):
         """The mask in one matrix."""
         return None if self.mask is None else stack_rows(jax.tree.map(jnp.asarray, self.mask))
 
+    @full_precision
     def linear_predictor(self, params: GLMParams, X: PyTree) -> Float[Array, "n K"]:
         """``X @ coef + intercept``, summed over the leaves of a pytree X; shape (n, K)."""
         check_mirrors(params, X, self.observations.n_outputs)
@@ -128,6 +130,7 @@ class GLM(eqx.Module):
         """What a fit minimises: :meth:`loss` plus the penalty of the coefficients."""
         return self.loss(params, X, y, sample_weight) + self.penalty.value(params.coef)
 
+    @full_precision
     def optimality(
         self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> Float[Array, ""]:
@@ -159,6 +162,7 @@ class GLM(eqx.Module):
         """Draw one class index a row of X, shape (n,)."""
         return self.observations.sample(key, self.log_proba(params, X))
 
+    @full_precision
     def degrees_of_freedom(
         self, params: GLMParams, X: PyTree, sample_weight: Any = None, present: Any = None
     ) -> Int[Array, ""]:

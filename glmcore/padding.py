@@ -78,7 +78,7 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
     elsewhere than on one CPU, are only padded and the centre is None.
     """
     leaves = jax.tree.leaves((X, weight, columns))
-    if not all(map(_on_host, leaves)):
+    if not all(map(on_host, leaves)):
         return (None, *pad_rows(X, weight, *columns))
     _, target = _rows_and_bucket(X)
     share = np.asarray(weight, np.float64)
@@ -97,7 +97,7 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
 
 
 def _padded(rows: Any, target: int) -> Any:
-    if not _on_host(rows):
+    if not on_host(rows):
         return _padded_there(rows, target)
     padded = aligned((target, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
@@ -160,7 +160,8 @@ def _in_one_place(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) or len(leaf.devices()) == 1
 
 
-def _on_host(leaf: Any) -> bool:
+def on_host(leaf: Any) -> bool:
+    """Whether NumPy reads ``leaf`` where it lies: an array of its own, or one on one CPU."""
     if isinstance(leaf, np.ndarray):
         return True
     return _in_one_place(leaf) and next(iter(leaf.devices())).platform == "cpu"

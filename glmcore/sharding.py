@@ -16,8 +16,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from glmcore.padding import bucket
+from glmcore.padding import bucket, on_host
 from glmcore.rows import BLOCK_ROWS
+
+#: Bytes that are fetched from a device sooner than a program is compiled for their shape.
+_FEW_BYTES = 4 * 2**20
 
 
 def shard_rows(
@@ -107,8 +110,8 @@ def is_spread(x: Any) -> bool:
 
 
 def reduced(reduce: Callable, x: Any) -> Any:
-    """``reduce(x)``, a few numbers, in NumPy: computed where the rows are."""
-    if is_spread(x):
+    """``reduce(x)``, a few numbers, in NumPy: computed where the rows are, unless they are few."""
+    if is_spread(x) or not (on_host(x) or x.nbytes < _FEW_BYTES):
         return jax.tree.map(np.asarray, jax.jit(reduce)(x))
     return reduce(np.asarray(x))  # inside a jit even constants would be traced
 

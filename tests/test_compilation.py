@@ -142,7 +142,7 @@ def test_a_fit_is_one_program(programs):
 
 
 def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
-    monkeypatch.setattr(jit, "hasty_options", lambda: jit._HASTY)
+    monkeypatch.setattr(jit, "hasty_options", lambda: jit._HASTY[jax.default_backend()])
     X, y = small()
     glm = model(glmcore.Ridge(0.1))
     hasty = jit.quick_jit(lambda params, X, y: glm.objective(params, X, y))
@@ -168,15 +168,27 @@ def test_products_are_exact_where_jax_would_round_their_factors(penalty, n_model
         """Of the products in a fit, or in one of many, to ``n`` rows."""
         fit = functools.partial(glmcore.fit, model(penalty))
         if n_models is None:
-            text = str(jax.make_jaxpr(fit)(X[:n], Y[:n]))
-        else:
-            text = str(jax.make_jaxpr(jax.vmap(fit, in_axes=(None, 0)))(X[:n], np.stack([Y[:n]] * n_models)))
-        products = re.findall(r"dot_general\[.*?\] \w+ \w+", text, re.DOTALL)
-        assert len(products) > 2
-        return {"HIGHEST" in product for product in products}
+            return _precisions(fit, X[:n], Y[:n])
+        return _precisions(jax.vmap(fit, in_axes=(None, 0)), X[:n], np.stack([Y[:n]] * n_models))
 
-    assert precisions(41) == {False}  # a CPU rounds nothing
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")  # which rounds nothing
+    assert precisions(41) == {False}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert precisions(42) == {True}
     with jax.default_matmul_precision("tensorfloat32"):
         assert precisions(43) == {False}
+
+
+def test_gradients_of_the_model_are_exact_where_jax_would_round_their_factors(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    glm = model(glmcore.Ridge(0.1))
+    params = glm.initialize_params(X, Y)
+    assert _precisions(jax.grad(glm.objective), params, X, Y) == {True}
+    assert _precisions(glm.optimality, params, X, Y) == {True}
+
+
+def _precisions(function, *args):
+    """Whether the products that ``function`` is made of are exact on any device."""
+    products = re.findall(r"dot_general\[.*?\] \w+ \w+", str(jax.make_jaxpr(function)(*args)), re.DOTALL)
+    assert products
+    return {"HIGHEST" in product for product in products}

@@ -87,7 +87,7 @@ def test_what_is_given_is_not_changed_and_whole_buckets_are_not_copied():
 
 def test_what_lives_on_another_device_is_padded_there(monkeypatch):
     """As if the CPU's arrays were a GPU's: only those of NumPy's are at the host."""
-    monkeypatch.setattr(padding, "_on_host", lambda leaf: isinstance(leaf, np.ndarray))
+    monkeypatch.setattr(padding, "on_host", lambda leaf: isinstance(leaf, np.ndarray))
     rows, weight, y = glmcore.pad_rows(jnp.asarray(X), np.ones(240, np.float32), jnp.asarray(Y))
     assert isinstance(rows, jax.Array) and rows.shape == (256, 4) and y.shape == weight.shape == (256,)
     assert float(jnp.sum(jnp.abs(rows[240:]))) == weight[240:].sum() == 0
@@ -98,7 +98,7 @@ def test_what_lives_on_another_device_is_padded_there(monkeypatch):
 
 
 def test_row_counts_share_a_program_on_another_device(monkeypatch, programs):
-    monkeypatch.setattr(padding, "_on_host", lambda leaf: isinstance(leaf, np.ndarray))
+    monkeypatch.setattr(padding, "on_host", lambda leaf: isinstance(leaf, np.ndarray))
     glm = model(glmcore.Ridge(0.1))
     data = {n: (jnp.asarray(X[:n]), jnp.asarray(Y[:n])) for n in (89, 90, 97)}
     for rows in data.values():
