@@ -29,5 +29,8 @@ compares a solver step with two reads of X, ``reuse`` counts compilations and ti
 of 8 GB that it makes in the folder for temporary files (``TMPDIR``), ``two-processes`` two processes
 of one core each beside one.  ``robustness`` repeats what the fuzzers and the killed fit count.
 
+**On a GPU.**  ``SCIPY_ARRAY_API=1 python -m benchmarks.gpu`` compares fits on the device with those
+of tools that run there, torch among them, and needs the GPU builds of JAX and torch.
+
 Who adds a problem writes a line in ``problems``; who adds a peer writes an adapter in ``peers``.
 """

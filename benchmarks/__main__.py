@@ -111,7 +111,8 @@ def main():
     if trial:
         print(report.render(found, options.tools, list(table)), f"\n\nwritten to {folder}")
     else:
-        report.write(FOLDER.parent / "README.md", found, options.tools, list(table))
+        told = results.with_gpu(found, FOLDER / "gpu.json")
+        report.write(FOLDER.parent / "README.md", told, options.tools, list(table))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def render(results: dict, tools: list[str], names: list[str]) -> str:
     parts = [_setting(results["machine"]), _times(races, tools), picture, _steps(races, tools)]
     parts += [_paths(results), _many(results), _grids(results)]
     parts += [_first_and_again(results, tools), _floor(results)]
-    parts += [_streams(results), _out_of_core(results), _two_processes(results), _robustness(results)]
+    parts += [_streams(results), _out_of_core(results), _two_processes(results), _gpu(results)]
+    parts.append(_robustness(results))
     parts.append(_missing(results["machine"], tools))
     return "\n\n".join(part for part in parts if part)
 
@@ -287,6 +288,32 @@ def _two_processes(results) -> str:
     what = f"{shape}, objectives {found['objective_apart']:.0e} apart, coefficients {found['coef_apart']:.0e}"
     head = f"Two processes of one core each, talking by gloo, beside one of one core ({what}):"
     return head + "\n\n" + _table(["", "one process", "two", "ratio"], rows)
+
+
+def _gpu(results) -> str:
+    """What ``benchmarks.gpu`` found, on a machine of its own."""
+    if "gpu" not in results:
+        return ""
+    found, rows = results["gpu"], []
+    for name, race in found["fits"].items():
+        tools = dict(race["tools"])
+        ours = tools.pop(OURS)
+        cells = [_time(entry | {"tool": tool}, ours["seconds"]) for tool, entry in tools.items()]
+        rows.append([name, duration(ours["seconds"]), duration(ours["first"]), *cells, duration(race["read_s"])])
+    head = (
+        f"On one {found['device']}, JAX {found['jax']}, ridge, data on the device, times to a relative objective gap of "
+        f"{GAP:.0e} as above:"
+    )
+    fits = _table(["", OURS, "its first run", *tools, "one read of X"], rows)
+    rows = []
+    for name, batch in found["many"].items():
+        ours, theirs = batch["glmcore"], batch["scikit-learn"]
+        lanes, *size = map(str, batch["shape"])
+        ratio = _two_digits(theirs["seconds"] / ours["seconds"])
+        loop = f"{duration(theirs['seconds'])} ({ratio}×)"
+        rows.append([f"{lanes} {name} of {'×'.join(size)}", duration(ours["seconds"]), duration(ours["first"]), loop])
+    loop = "scikit-learn's loop on the host, from some"
+    return f"{head}\n\n{fits}\n\n{_table(['', 'one `jax.vmap`', 'its first run', loop], rows)}"
 
 
 def _robustness(results) -> str:

@@ -45,6 +45,11 @@ def load(path: Path) -> dict:
     return {"machine": here, "problems": {}}
 
 
+def with_gpu(found: dict, path: Path) -> dict:
+    """``found`` and what ``benchmarks.gpu`` left in ``path``: another machine's, and told as such."""
+    return found | {"gpu": json.loads(path.read_text())} if path.exists() else found
+
+
 def _comparable(before: dict, here: dict) -> bool:
     versions = {tool: said for tool, said in before["versions"].items() if said[:1].isdigit()}
     return before | {"versions": {}} == here | {"versions": {}} and versions.items() <= here["versions"].items()

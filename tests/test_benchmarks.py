@@ -113,8 +113,21 @@ def test_figures_of_streams_files_and_processes_are_told():
             "shape": [100, 5, 3], "objective_apart": 0.0, "coef_apart": 3e-8,
             "one": {"step_s": 0.1, "fit_s": 1.0}, "two": {"step_s": 0.05, "fit_s": 0.6},
         },
+        "gpu": {
+            "device": "abacus II", "jax": "1",
+            "fits": {"100x5x3": {"read_s": 1e-4, "tools": {
+                "glmcore.fit": {"version": "1", "seconds": 1e-3, "first": 2.0},
+                "slow": {"version": "1", "seconds": 3e-3},
+                "absent": {"version": "", "why": "absent is not installed"},
+            }}},
+            "many": {"targets": {
+                "shape": [10, 50, 4, 3], "glmcore": {"seconds": 1e-3, "first": 2.0}, "scikit-learn": {"seconds": 0.04},
+            }},
+        },
     }  # fmt: skip
     text = report.render(results, [], [])
     assert "| `ours`, 256 rows | 1.0 ms | 4.0× | 0.5000 | rate 1 |" in text
     assert "memory map of 2.0 GB (100x5x3" in text and "| passes | 4 |" in text and "| a later pass | 2.0 s |" in text
     assert "| a step of `glmcore.LBFGS` | 100 ms | 50 ms | 0.50× |" in text
+    assert "| 100x5x3 | 1.0 ms | 2.0 s | 3.0 ms (3.0×) | not installed | 0.10 ms |" in text
+    assert "| 10 targets of 50×4×3 | 1.0 ms | 2.0 s | 40 ms (40×) |" in text
