@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from glmcore.factors import qr_triangle
@@ -9,6 +10,8 @@ from glmcore.factors import qr_triangle
 #: Rows of a block.  XLA runs one product over n rows on a CPU two to four times slower than
 #: blocks of 256 to 1024, and blocks round better besides.
 BLOCK_ROWS = 512
+#: Numbers that are worked on at once, so that they stay in a cache.
+_CACHED_NUMBERS = 2**20
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
@@ -25,6 +28,25 @@ def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Arr
     X = X.reshape(n_blocks, -1, p)
     weighted = weight.reshape(n_blocks, -1, 1) * X
     return jnp.sum(jnp.einsum("bnp,bnp->bp", weighted, X), axis=0)
+
+
+def row_products(weights: Float[Array, "K K n"], X: Float[Array, "n p"]) -> Float[Array, "K K p p"]:
+    """``X.T @ (weights[j, k, :, None] * X)`` of all j and k, in which ``weights`` are symmetric."""
+    (n, p), K = X.shape, weights.shape[0]
+    one, other = np.triu_indices(K)
+    n_pairs = len(one)
+    at_once = max(1, min(n_pairs, _CACHED_NUMBERS // X.size))
+    at_once = next(size for size in range(at_once, 0, -1) if n_pairs % size == 0)
+    columns = X.T  # rows along the last axis: the products vectorise
+
+    def some(weights: Float[Array, "pairs n"]) -> Float[Array, "pairs p p"]:
+        weighted = (weights[:, None, :] * columns[None]).reshape(-1, n)
+        return (weighted @ X).reshape(-1, p, p)
+
+    blocks = jax.lax.map(some, weights[one, other].reshape(-1, at_once, n)).reshape(n_pairs, p, p)
+    pair = np.zeros((K, K), int)
+    pair[one, other] = pair[other, one] = np.arange(n_pairs)
+    return blocks[pair]
 
 
 def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:

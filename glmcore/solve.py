@@ -12,23 +12,28 @@ from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
-from glmcore.penalties import AbstractPenalty
+from glmcore.penalties import AbstractPenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
 from glmcore.results import FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
-from glmcore.solvers import LBFGS, Newton, ProximalGradient
+from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.tree import is_concrete
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
 _NEWTON_PARAMS = 128
+#: Parameters up to which, and rows times parameters from which, a step on a working set is.
+_WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 512, 2**23
 
 
-def default_solver(penalty: AbstractPenalty, n_params: Optional[int] = None) -> AbstractSolver:
+def default_solver(
+    penalty: AbstractPenalty, n_params: Optional[int] = None, n_rows: Optional[int] = None
+) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
-    ProximalGradient if the penalty is not smooth, else LBFGS, but Newton for a fit of at most
-    128 parameters (p K + K).
+    Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
+    ProximalGradient, but ProximalNewton for Lasso and ElasticNet where many rows meet at most 512
+    parameters (rows times parameters at least 2^23).
 
     Examples
     --------
@@ -37,10 +42,22 @@ def default_solver(penalty: AbstractPenalty, n_params: Optional[int] = None) -> 
     'LBFGS'
     >>> type(glmcore.default_solver(glmcore.Ridge(), n_params=15)).__name__
     'Newton'
+    >>> type(glmcore.default_solver(glmcore.Lasso(), n_params=15, n_rows=10**6)).__name__
+    'ProximalNewton'
     """
-    if not penalty.smooth:
-        return ProximalGradient()
-    return LBFGS() if n_params is None or n_params > _NEWTON_PARAMS else Newton()
+    usual, by_hessian = default_solvers(penalty)
+    if n_params is None:
+        return usual
+    if penalty.smooth:
+        return by_hessian if n_params <= _NEWTON_PARAMS else usual
+    many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
+    by_entry = isinstance(penalty, (Lasso, ElasticNet))
+    return by_hessian if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual
+
+
+def default_solvers(penalty: AbstractPenalty) -> tuple[AbstractSolver, AbstractSolver]:
+    """Those that :func:`default_solver` chooses from, the usual one first."""
+    return (LBFGS(), Newton()) if penalty.smooth else (ProximalGradient(), ProximalNewton())
 
 
 def fit(
@@ -70,7 +87,7 @@ def fit(
     y : int array of shape (n,)
         Class indices from 0 to K - 1.
     solver : AbstractSolver, optional
-        Default: :func:`default_solver`, which goes by the penalty and the number of parameters.
+        Default: :func:`default_solver`, which goes by the penalty and the size of the fit.
     init_params : GLMParams, optional
         Where to start; default the null model.
     sample_weight : array of shape (n,), optional
@@ -107,7 +124,7 @@ def fit(
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
-    solver = solver if chosen else default_solver(model.penalty, _n_params(model, X))
+    solver = solver if chosen else default_solver(model.penalty, *_size(model, X))
     check_solver(solver, model.penalty)
     check_penalty(model, X)
     if init_params is not None:
@@ -185,8 +202,8 @@ def update(
     check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)
     if solver is None:  # that of the state, if it is one of the defaults
-        few = default_solver(model.penalty, n_params=0)
-        solver = few if type(few).__name__ == found else default_solver(model.penalty)
+        defaults = default_solvers(model.penalty)
+        solver = next((known for known in defaults if type(known).__name__ == found), defaults[0])
     given = X
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
     if not isinstance(state, SolverState) or found != type(solver).__name__:
@@ -209,8 +226,11 @@ def _identity(model: GLM, solver: AbstractSolver, X: PyTree, y: Any, weight: Any
     return Identity.of(*in_dtype((model, solver), weight.dtype), shape, digest)
 
 
-def _n_params(model: GLM, X: PyTree) -> int:
-    return (sum(leaf.shape[1] for leaf in jax.tree.leaves(X)) + 1) * model.observations.n_outputs
+def _size(model: GLM, X: PyTree) -> tuple[int, int]:
+    """Parameters and rows."""
+    leaves = jax.tree.leaves(X)
+    n_features = sum(leaf.shape[1] for leaf in leaves)
+    return (n_features + 1) * model.observations.n_outputs, leaves[0].shape[0]
 
 
 def _checked(model, params, X, y, solver, sample_weight):

@@ -31,9 +31,9 @@ class ClassifierGLM(FittingGLM):
     solver_name : str or optax.GradientTransformation, optional
         ``"LBFGS"``, ``"Newton"``, ``"BFGS"``, ``"NonlinearCG"``, ``"GradientDescent"``, ``"SVRG"``
         for smooth penalties, ``"ProximalGradient"``, ``"ProximalNewton"``, ``"ProxSVRG"`` for all.
-        Default: ProximalGradient if the penalty is not smooth, else LBFGS, but Newton in a fit of
-        at most 128 parameters.  An optax transformation takes its steps on the scale of X; keep it and
-        pass it again, for each one is another program.
+        Default: by the penalty and the size of the fit, see ``glmcore.default_solver``.  An optax
+        transformation takes its steps on the scale of X; keep it and pass it again, for each one is
+        another program.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
@@ -98,16 +98,13 @@ class ClassifierGLM(FittingGLM):
             raise AttributeError("held_out_log_likelihood_ is there after update")
         return float(state.held_out.log_likelihood)
 
-    def _n_params(self):
-        parameters = jax.tree.leaves([vars(self).get(name) for name in ("coef_", "intercept_")])
-        return sum(leaf.size for leaf in parameters) or None
-
     def _mask(self, batch):
         return None
 
     def _solver_for(self, batch):
-        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
-        return self._solver(n_params=(n_features + 1) * len(self.classes_))
+        leaves = jax.tree.leaves(batch.features.X)
+        n_features = sum(leaf.shape[1] for leaf in leaves)
+        return self._solver(((n_features + 1) * len(self.classes_), len(leaves[0])))
 
     def _finish(self, result, solver, batch):
         reports.report(result, solver, batch.y, batch.weight, self.classes_)

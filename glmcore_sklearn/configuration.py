@@ -1,6 +1,5 @@
 """What an estimator was told: the arguments of its constructor, and what they stand for."""
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -91,10 +90,6 @@ class ConfiguredGLM(BaseEstimator):
         self.solver_name = solver_name
         self.solver_kwargs = solver_kwargs
 
-    @abc.abstractmethod
-    def _n_params(self):
-        """Number of parameters of the last fit, by which the default solver goes; None: unknown or it does not."""
-
     @property
     def classes_(self):
         """Class labels, or None if not set."""
@@ -107,8 +102,9 @@ class ConfiguredGLM(BaseEstimator):
 
     @property
     def solver(self):
-        """The class of the solver."""
-        return names.solver_class(vars(self)["solver_name"], self.regularizer, self._n_params())
+        """The class of the solver; that of the last fit, if the choice was left to it."""
+        given = vars(self)
+        return names.solver_class(given["solver_name"], self.regularizer, algorithm=given.get("_algorithm"))
 
     @property
     def solver_spec(self):
@@ -167,15 +163,15 @@ class ConfiguredGLM(BaseEstimator):
         model = _model(link, n_classes, given["regularizer"], strength)
         return model if mask is None else dataclasses.replace(model, mask=mask)
 
-    def _solver(self, n_params=None, state=None):
-        """The solver of a fit of so many parameters, or of a state."""
+    def _solver(self, size=None, state=None):
+        """The solver of a fit of this size, parameters and rows, or of a state."""
         given, settings = vars(self), vars(self)["solver_kwargs"]
         algorithm = getattr(state, "algorithm", None)
         if isinstance(settings, dict):
             settings = _Settings.of(settings)
-            if "memory" in given["solver_kwargs"]:  # one default has any
-                n_params = None
-        return _solver(given["solver_name"], settings, given["regularizer"], n_params, algorithm)
+            if not {"memory", "stepsize"}.isdisjoint(given["solver_kwargs"]):  # which the usual ones have
+                size = None
+        return _solver(given["solver_name"], settings, given["regularizer"], size, algorithm)
 
 
 class _Settings(NamedTuple):
@@ -207,12 +203,12 @@ def _model(link: Any, n_classes: int, regularizer: Any, strength: Any) -> glmcor
 
 @remembered
 def _solver(
-    solver_name: Any, settings: Any, regularizer: Any, n_params: int | None, algorithm: str | None
+    solver_name: Any, settings: Any, regularizer: Any, size: tuple[int, ...] | None, algorithm: str | None
 ) -> glmcore.AbstractSolver:
     if isinstance(settings, _Settings):
         settings = {name: value for name, value, _ in settings.items}
     penalty = names.resolve_regularizer(regularizer)
-    kind = names.solver_class(solver_name, penalty, n_params, algorithm)
+    kind = names.solver_class(solver_name, penalty, size, algorithm)
     fixed = {"transformation": solver_name} if kind is glmcore.Optax else {}
     return names.make_solver(kind, settings, **fixed)
 

@@ -246,7 +246,7 @@ class FittingGLM(PredictingGLM):
         used = self._targets.degrees_of_freedom(model, params, *rows, present)
         self.coef_, self.intercept_ = jax.tree.map(_on_one_device, params)
         if state is not None:
-            self.solver_state_ = state
+            self.solver_state_, self._algorithm = state, state.algorithm
         self.scale_ = 1.0
         self.dof_resid_ = (batch.n_used if n_samples is None else n_samples) - used
         self.n_features_in_ = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))

@@ -76,9 +76,8 @@ class LogisticRegression(LinearClassifier):
     random_state : int, RandomState or None
         Seed of ``"SVRG"`` and ``"ProxSVRG"``.
     solver : str or optax.GradientTransformation, default "lbfgs"
-        ``"lbfgs"``, ``"liblinear"``, ``"sag"`` and ``"saga"`` leave the choice to the penalty and the shape (LBFGS,
-        Newton for at most 128 parameters, ProximalGradient with an l1 part); ``"newton-cg"`` and
-        ``"newton-cholesky"`` are Newton; and all names of :class:`ClassifierGLM`, such as ``"LBFGS"``.  An optax
+        ``"lbfgs"``, ``"liblinear"``, ``"sag"`` and ``"saga"`` leave the choice to the penalty and the shape, see
+        ``glmcore.default_solver``; ``"newton-cg"`` and ``"newton-cholesky"`` are Newton; and all names of :class:`ClassifierGLM`, such as ``"LBFGS"``.  An optax
         transformation takes its steps on the scale of X.
     max_iter : int, default 100
         Largest number of steps.
@@ -277,8 +276,8 @@ class LogisticRegression(LinearClassifier):
     def _model(self, samples, n_classes, C, l1_ratio):
         return softmax.make_model(C, l1_ratio, samples.total_weight, n_classes, bool(self.fit_intercept))
 
-    def _solver(self, model, n_params):
-        return softmax.make_solver(self.solver, model.penalty, n_params, self.tol, self.max_iter, self.random_state)
+    def _solver(self, model, size):
+        return softmax.make_solver(self.solver, model.penalty, size, self.tol, self.max_iter, self.random_state)
 
     def _start(self, X, classes):
         """Where a warm start begins; None at the first fit."""
@@ -295,7 +294,8 @@ class LogisticRegression(LinearClassifier):
 
     def _run(self, samples, classes, C, l1_ratio, start):
         model = self._model(samples, len(classes), C, l1_ratio)
-        solver = self._solver(model, (samples.X.shape[1] + 1) * len(classes))
+        n_rows, n_features = samples.X.shape
+        solver = self._solver(model, ((n_features + 1) * len(classes), n_rows))
         result = glmcore.fit(
             model,
             *samples[:2],

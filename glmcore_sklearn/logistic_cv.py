@@ -287,9 +287,9 @@ class LogisticRegressionCV(LinearClassifier):
 
     def _solver(self, l1_ratio):
         penalty = glmcore.Ridge() if l1_ratio == 0 else glmcore.ElasticNet()
-        n_params = (self.n_features_in_ + 1) * len(self.classes_)
+        size = ((self.n_features_in_ + 1) * len(self.classes_),)
         settings = self.tol, self.max_iter, self.random_state
-        return softmax.make_path_solver(self.solver, penalty, n_params, *settings)
+        return softmax.make_path_solver(self.solver, penalty, size, *settings)
 
     def _scores(self, found, Cs, X, labels, splits, to_scorer):
         """Scores (F, R, S) on the rows that the folds hold out."""

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import glmcore
+from glmcore.solve import default_solvers
 
 PENALTIES = {
     kind.__name__: kind
@@ -111,16 +112,16 @@ def with_strength(penalty: glmcore.AbstractPenalty, strength: Any) -> glmcore.Ab
 def solver_class(
     solver_name: Any,
     penalty: glmcore.AbstractPenalty,
-    n_params: int | None = None,
+    size: tuple[int, ...] | None = None,
     algorithm: str | None = None,
 ) -> type:
-    """The class that a ``solver_name`` or an optax transformation stands for; None is that of the
-    ``algorithm`` of a state, else the default for the penalty and the number of parameters."""
+    """The class that a ``solver_name`` or an optax transformation stands for; None is the
+    ``algorithm`` of a state if that is a default, else the default for the penalty and a fit of a
+    ``size``: parameters and, for sparse penalties, rows."""
     if solver_name is None:
-        few = type(glmcore.default_solver(penalty, n_params=0))
-        if algorithm == few.__name__:
-            return few
-        return type(glmcore.default_solver(penalty, n_params))
+        defaults = map(type, default_solvers(penalty))
+        chosen = type(glmcore.default_solver(penalty, *(size or ())))
+        return next((kind for kind in defaults if kind.__name__ == algorithm), chosen)
     if isinstance(solver_name, optax.GradientTransformation):
         kind = glmcore.Optax
     elif isinstance(solver_name, str):

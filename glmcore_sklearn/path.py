@@ -128,8 +128,7 @@ def regularization_path(
     if given["solver_name"] is None and not glm.penalty.smooth:
         solver = names.make_solver(glmcore.ProximalNewton, given["solver_kwargs"])
     else:
-        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
-        solver = model._solver(n_params=(n_features + 1) * len(model.classes_))
+        solver = model._solver_for(batch)
     found = glmcore.regularization_path(
         glm,
         batch.features.X,

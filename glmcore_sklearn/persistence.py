@@ -19,6 +19,7 @@ _FITTED = (
     "dof_resid_",
     "n_features_in_",
     "feature_names_in_",
+    "_algorithm",
 )
 
 

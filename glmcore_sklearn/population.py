@@ -82,9 +82,6 @@ class ClassifierPopulationGLM(FittingGLM):
 
     _targets = many
 
-    def _n_params(self):
-        return None
-
     def _mask(self, batch):
         if self.feature_mask is None:
             return None

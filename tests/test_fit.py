@@ -24,7 +24,7 @@ from helpers import (
 from sklearn.model_selection import StratifiedKFold
 
 import glmcore
-from glmcore import GLMParams
+from glmcore import GLMParams, solve
 
 F32, F64 = np.dtype("float32"), np.dtype("float64")
 
@@ -668,3 +668,28 @@ def test_results_are_plain_pytrees():
     leaves = jax.tree.leaves(eqx.filter(result, eqx.is_array))
     assert leaves and all(isinstance(leaf, jax.Array) for leaf in leaves)
     assert result.n_iter.dtype == np.int32
+
+
+def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precision):
+    X, y = small()
+    X = X.astype(precision)
+    glm = model(glmcore.Lasso(0.02))
+    few = glmcore.fit(glm, X, y)
+    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 60 * 15)  # rows times parameters of these
+    many = glmcore.fit(glm, X, y)
+    assert (few.state.algorithm, many.state.algorithm) == ("ProximalGradient", "ProximalNewton")
+    assert many.converged
+    np.testing.assert_array_equal(many.params.coef == 0, few.params.coef == 0)
+    np.testing.assert_allclose(many.objective, few.objective, rtol=GAP[precision])
+    by_group = glmcore.fit(model(glmcore.GroupLasso(0.02)), X, y)
+    assert by_group.state.algorithm == "ProximalGradient"
+    assert glmcore.fit(glm, X[:59], y[:59]).state.algorithm == "ProximalGradient"
+    # A state goes on with the solver that it is from.
+    params, state = glmcore.update(glm, many.params, many.state, X, y)
+    assert state.algorithm == "ProximalNewton" and int(state.n_iter) == int(many.state.n_iter) + 1
+    np.testing.assert_allclose(state.objective, many.objective, rtol=GAP[precision])
+    # One after the other in a batch, too.
+    strengths = np.array([0.02, 0.05], precision)
+    batch = jax.vmap(lambda s: glmcore.fit(model(glmcore.Lasso(s)), X, y))(strengths)
+    assert batch.state.algorithm == "ProximalNewton"
+    np.testing.assert_allclose(batch.objective[0], many.objective, rtol=GAP[precision])

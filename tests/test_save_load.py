@@ -18,6 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import glmcore
+from glmcore import solve
 from glmcore_sklearn import ClassesNotSetError, ClassifierGLM, load_model
 
 X, Y = small()
@@ -503,3 +504,16 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
     with pytest.raises(TypeError, match="solver_kwargs.tol"):
         model.save_params(path)
     assert path.read_bytes() == saved.read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_solver_that_a_fit_chose(tmp_path, monkeypatch):
+    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", N * (P + 1) * K)
+    model = new(regularizer="Lasso")
+    assert model.solver_name == "ProximalGradient"
+    model.fit(X, Y)
+    assert model.solver_name == round_trip(model, tmp_path).solver_name == "ProximalNewton"
+    model.update((model.coef_, model.intercept_), model.solver_state_, X, Y)  # which goes on with it
+    assert model.solver_state_.algorithm == model.solver_name == "ProximalNewton"
+    assert new(regularizer="Lasso", solver_kwargs={"stepsize": 0.1}).fit(X, Y).solver_name == "ProximalGradient"
+    assert model.set_params(regularizer="Ridge").solver_name == "LBFGS"
+    assert model.fit(X, Y).solver_name == round_trip(model, tmp_path).solver_name == "Newton"

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.factors import cholesky, cholesky_solve
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
+from glmcore.rows import row_products
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner
@@ -20,8 +21,6 @@ from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_where
 #: them a step is not better by what they cost.
 _DENSE_PARAMS = 256
 _DENSE_ROWS = 8192
-#: Numbers that are worked on at once, so that they stay in a cache.
-_CACHED_NUMBERS = 2**20
 #: Most products with the Hessian in a step, and the share of the gradient that may be left.
 _MAX_PRODUCTS = 50
 _LARGEST_SHARE = 0.25
@@ -82,16 +81,8 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     last; bent up where the loss is flat along the level of the classes."""
     sample = Sample.of(problem, eta, _DENSE_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
-
-    columns = sample.weight[None, :] * sample.design.T  # samples along the last axis: the products vectorise
-
-    def class_rows(hessian: Float[Array, "K m"]) -> Float[Array, "p K p"]:
-        bent = hessian[:, None, :] * columns[None]
-        blocks = bent.reshape(K * p, -1) @ sample.design  # each is symmetric
-        return blocks.reshape(K, p, p).swapaxes(0, 1)
-
-    at_once = K if K * size * sample.weight.size <= _CACHED_NUMBERS else 1
-    hessian = jax.lax.map(class_rows, sample.hessian, batch_size=at_once).reshape(size, size)
+    weights = sample.weight[None, None, :] * sample.hessian
+    hessian = row_products(weights, sample.design).swapaxes(1, 2).reshape(size, size)
     hessian = hessian + jnp.diag(sample.penalty.T.ravel())
     along = jnp.sum(jnp.diagonal(hessian).reshape(K, p), axis=0)
     if problem.mask is not None:

@@ -49,7 +49,8 @@ class ProximalNewtonCache(eqx.Module):
 
 
 class ProximalNewton(AbstractSolver):
-    """Proximal Newton on a working set, for penalties that are not smooth: the default of a path.
+    """Proximal Newton on a working set, for penalties that are not smooth: the default of a path,
+    and of a fit with many rows and few parameters.
 
     A step minimises the loss to second order plus the penalty, over the entries that are not
     zero and those next to become so, by FISTA on their Hessian (Lee, Sun & Saunders, 2014), and
@@ -170,10 +171,11 @@ class ProximalNewton(AbstractSolver):
         return cache.progress
 
     def _sizes(self, params: GLMParams) -> tuple[int, ...]:
-        """Sizes of working sets, the last one large enough for all entries if it may be."""
+        """Sizes of working sets, the last one large enough for all entries if it may be: their
+        Hessian costs no more than that of any set of half of them."""
         total = params.coef.size + params.intercept.size
         allowed = self.capacities or _CAPACITIES
-        return (*(size for size in allowed[:-1] if size < total), min(allowed[-1], total))
+        return (*(size for size in allowed[:-1] if 2 * size <= total), min(allowed[-1], total))
 
     def _with_hessian(
         self,

@@ -11,6 +11,7 @@ from glmcore.factors import cholesky, cholesky_solve
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
+from glmcore.rows import row_products
 
 #: Rows that a Hessian is formed from: at least so many, and so many an entry.
 _HESSIAN_ROWS = 8192
@@ -225,9 +226,11 @@ def _spread_out(
 def _hessian(
     problem: Problem, eta: Float[Array, "K n"], index: Int[Array, " c"], size: int
 ) -> Float[Array, "c c"]:
-    n_classes = eta.shape[0]
     X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
-    scale = problem.stretch
+    scale, n_classes = problem.stretch, eta.shape[0]
+    if size == scale.size + n_classes:
+        whole = _whole_hessian(problem, X, weight[None, None, :] * problem.hessian(eta, y))
+        return whole[index[:, None], index[None, :]]
     intercept = jnp.full((1, weight.size), problem.fit_intercept, eta.dtype)
     # Transposed, rows of features are gathered as they lie.
     features = jax.lax.optimization_barrier(jnp.concatenate([X.T, intercept]))
@@ -246,6 +249,20 @@ def _hessian(
         product = (weighted * bends[other][label]) @ columns.T
         total = jnp.where((label == other)[None, :], product, total)
     return total
+
+
+def _whole_hessian(
+    problem: Problem, X: Float[Array, "m p"], bends: Float[Array, "K K m"]
+) -> Float[Array, "c c"]:
+    """That of all entries, of which any two classes need only one product."""
+    scale = problem.stretch
+    most = jnp.max(scale, axis=1)
+    share = jnp.where(most[:, None] > 0, scale / jnp.where(most > 0, most, 1)[:, None], 0)
+    share = jnp.concatenate([share, jnp.ones_like(scale[:1])]).ravel()
+    intercept = jnp.full_like(X[:, :1], problem.fit_intercept)
+    design = jnp.concatenate([X * most[None, :], intercept], axis=1)
+    hessian = row_products(bends, design).transpose(2, 0, 3, 1).reshape(share.size, share.size)
+    return hessian * share[:, None] * share[None, :]
 
 
 def _metric(problem: Problem, diagonal: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
