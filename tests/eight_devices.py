@@ -20,6 +20,7 @@ CASES = {
     "UnRegularized": (glmcore.UnRegularized(), glmcore.LBFGS()),
     "Ridge": (glmcore.Ridge(0.01), glmcore.Newton()),
     "Lasso": (glmcore.Lasso(0.01), glmcore.ProximalGradient()),
+    "ElasticNet": (glmcore.ElasticNet(0.01), glmcore.ProximalNewton()),
 }
 
 
@@ -64,7 +65,7 @@ def test_a_fit_gives_the_answer_of_one_device(name, data, spread):
 MOVED = re.compile(r"= (.*?) (all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter)(-start)?\(")
 
 
-@pytest.mark.parametrize("name", ["UnRegularized", "Lasso"])
+@pytest.mark.parametrize("name", ["UnRegularized", "Lasso", "ElasticNet"])
 def test_the_rows_stay_where_they_are(name, spread):
     penalty, solver = CASES[name]
     solver = with_default_tol(solver, np.float32)
