@@ -27,13 +27,18 @@ _WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 512, 2**23
 
 
 def default_solver(
-    penalty: AbstractPenalty, n_params: Optional[int] = None, n_rows: Optional[int] = None
+    penalty: AbstractPenalty,
+    n_params: Optional[int] = None,
+    n_rows: Optional[int] = None,
+    *,
+    algorithm: Optional[str] = None,
 ) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
     Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
     ProximalGradient, but ProximalNewton for Lasso and ElasticNet where many rows meet at most 512
-    parameters (rows times parameters at least 2^23).
+    parameters (rows times parameters at least 2^23).  For a state the one of its ``algorithm``,
+    if that is one of these.
 
     Examples
     --------
@@ -45,19 +50,16 @@ def default_solver(
     >>> type(glmcore.default_solver(glmcore.Lasso(), n_params=15, n_rows=10**6)).__name__
     'ProximalNewton'
     """
-    usual, by_hessian = default_solvers(penalty)
+    usual, by_hessian = (LBFGS, Newton) if penalty.smooth else (ProximalGradient, ProximalNewton)
+    if algorithm in (usual.__name__, by_hessian.__name__):
+        return usual() if algorithm == usual.__name__ else by_hessian()
     if n_params is None:
-        return usual
+        return usual()
     if penalty.smooth:
-        return by_hessian if n_params <= _NEWTON_PARAMS else usual
+        return by_hessian() if n_params <= _NEWTON_PARAMS else usual()
     many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
-    return by_hessian if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual
-
-
-def default_solvers(penalty: AbstractPenalty) -> tuple[AbstractSolver, AbstractSolver]:
-    """Those that :func:`default_solver` chooses from, the usual one first."""
-    return (LBFGS(), Newton()) if penalty.smooth else (ProximalGradient(), ProximalNewton())
+    return by_hessian() if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual()
 
 
 def fit(
@@ -201,9 +203,8 @@ def update(
     """
     check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)
-    if solver is None:  # that of the state, if it is one of the defaults
-        defaults = default_solvers(model.penalty)
-        solver = next((known for known in defaults if type(known).__name__ == found), defaults[0])
+    if solver is None:
+        solver = default_solver(model.penalty, algorithm=found)
     given = X
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
     if not isinstance(state, SolverState) or found != type(solver).__name__:

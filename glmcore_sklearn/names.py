@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 import glmcore
-from glmcore.solve import default_solvers
 
 PENALTIES = {
     kind.__name__: kind
@@ -115,13 +114,11 @@ def solver_class(
     size: tuple[int, ...] | None = None,
     algorithm: str | None = None,
 ) -> type:
-    """The class that a ``solver_name`` or an optax transformation stands for; None is the
-    ``algorithm`` of a state if that is a default, else the default for the penalty and a fit of a
-    ``size``: parameters and, for sparse penalties, rows."""
+    """The class that a ``solver_name`` or an optax transformation stands for; None is the default
+    for the penalty and a fit of a ``size`` (parameters and, for sparse penalties, rows) or the
+    ``algorithm`` of a state."""
     if solver_name is None:
-        defaults = map(type, default_solvers(penalty))
-        chosen = type(glmcore.default_solver(penalty, *(size or ())))
-        return next((kind for kind in defaults if kind.__name__ == algorithm), chosen)
+        return type(glmcore.default_solver(penalty, *(size or ()), algorithm=algorithm))
     if isinstance(solver_name, optax.GradientTransformation):
         kind = glmcore.Optax
     elif isinstance(solver_name, str):

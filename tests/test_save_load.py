@@ -508,7 +508,7 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
 
 def test_the_solver_that_a_fit_chose(tmp_path, monkeypatch):
     monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", N * (P + 1) * K)
-    model = new(regularizer="Lasso")
+    model = new(regularizer="Lasso", solver_kwargs={"maxiter": 777})  # solvers are remembered by their settings
     assert model.solver_name == "ProximalGradient"
     model.fit(X, Y)
     assert model.solver_name == round_trip(model, tmp_path).solver_name == "ProximalNewton"
