@@ -176,6 +176,7 @@ class _Batch(NamedTuple):
         return eqx.combine(arrays, self.static)
 
 
+@quick_jit  # traced once, though the rules of a vmap are asked more than once
 def _fit(args: FitArgs) -> FitResult:
     return fit_once(args.model, args.X, args.y, args.weight, None, args.init_params, args.solver)
 
