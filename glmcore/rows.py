@@ -32,21 +32,24 @@ def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Arr
 
 def row_products(weights: Float[Array, "K K n"], X: Float[Array, "n p"]) -> Float[Array, "K K p p"]:
     """``X.T @ (weights[j, k, :, None] * X)`` of all j and k, in which ``weights`` are symmetric."""
-    (n, p), K = X.shape, weights.shape[0]
+    p, K = X.shape[1], weights.shape[0]
     one, other = np.triu_indices(K)
     n_pairs = len(one)
-    at_once = max(1, min(n_pairs, _CACHED_NUMBERS // X.size))
-    at_once = next(size for size in range(at_once, 0, -1) if n_pairs % size == 0)
-    columns = X.T  # rows along the last axis: the products vectorise
+    n_blocks = _n_blocks(X, max(BLOCK_ROWS, _CACHED_NUMBERS // (n_pairs * p)))
+    size = X.shape[0] // n_blocks
+    weights = weights[one, other]
 
-    def some(weights: Float[Array, "pairs n"]) -> Float[Array, "pairs p p"]:
-        weighted = (weights[:, None, :] * columns[None]).reshape(-1, n)
-        return (weighted @ X).reshape(-1, p, p)
+    def add(index: Int[Array, ""], total: Float[Array, "pairs_p p"]) -> Float[Array, "pairs_p p"]:
+        rows = jax.lax.dynamic_slice_in_dim(X, index * size, size)
+        some = jax.lax.dynamic_slice_in_dim(weights, index * size, size, axis=1)
+        # Rows along the last axis: the products vectorise.
+        weighted = some[:, None, :] * rows.T[None, :, :]
+        return total + weighted.reshape(-1, size) @ rows
 
-    blocks = jax.lax.map(some, weights[one, other].reshape(-1, at_once, n)).reshape(n_pairs, p, p)
+    sums = jax.lax.fori_loop(0, n_blocks, add, jnp.zeros((n_pairs * p, p), X.dtype))
     pair = np.zeros((K, K), int)
     pair[one, other] = pair[other, one] = np.arange(n_pairs)
-    return blocks[pair]
+    return sums.reshape(n_pairs, p, p)[pair]
 
 
 def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:

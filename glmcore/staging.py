@@ -47,15 +47,23 @@ def staged(run_sweep: Callable[..., Sequence], function: Callable, *args: PyTree
     return jax.tree.unflatten(result, plan.run(run_sweep, arrays))
 
 
-def prepared(function: Callable, *args: PyTree) -> Callable[[], PyTree]:
-    """``function(*args)`` compiled, once per types and shapes, for a thread to carry out.
+def prepared(function: Callable, before: tuple, like: tuple) -> Callable[..., PyTree]:
+    """``lambda *chunk: function(*before, *chunk)`` for chunks of arrays like those of ``like``,
+    compiled once per types and shapes, for threads to carry out.
 
-    A thread has settings of JAX of its own, such as whether there is float64: what is traced here
-    follows those of the caller.
+    A thread has settings of JAX of its own, such as whether there is float64: there they are those
+    of the caller.
     """
-    signature, arrays = _signature(function, args)
+    _, arrays = _signature(function, before)
+    signature, _ = _signature(function, (*before, *like))
     program, result = _compiled(signature)
-    return lambda: jax.tree.unflatten(result, program(*arrays))
+    x64 = jax.config.jax_enable_x64
+
+    def of(*chunk: np.ndarray) -> PyTree:
+        with jax.enable_x64(x64):
+            return jax.tree.unflatten(result, program(*arrays, *chunk))
+
+    return of
 
 
 class _Signature(NamedTuple):

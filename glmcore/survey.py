@@ -105,12 +105,11 @@ def _moments(
     n_rows: Int[Array, ""],
 ) -> tuple[tuple, Float[Array, "2 p"], Optional[UInt32[Array, "2"]]]:
     def sums(X, y, weight):
-        X = (X - shift[None, :]) / unit[None, :]
+        X = jnp.where((weight > 0)[:, None], (X - shift[None, :]) / unit[None, :], 0)
         own = y[None, :] == jnp.arange(n_classes, dtype=jnp.int32)[:, None]
         own = jnp.where(own, weight[None, :], 0)
-        squares = jnp.sum(weight[:, None] * X * X, axis=0)
         n_used = jnp.sum((weight > 0).astype(weight.dtype))
-        return jnp.sum(own, axis=1), own @ X, squares, n_used
+        return jnp.sum(own, axis=1), own @ X, weight @ (X * X), n_used
 
     def extremes(X, y, weight):
         used = (weight > 0)[:, None]

@@ -232,17 +232,22 @@ class FittingGLM(PredictingGLM):
         rows = (batch.features.X, batch.y, batch.weight)
         return self._targets.fit(model, *rows, params, solver, callback)
 
+    @property
+    def _last_rows(self):
+        """Rows of the last batch that ``update`` was given."""
+        return vars(self).get("_batch_rows", 0)
+
     def _step(self, model, params, state, batch):
         rows = (batch.features.X, batch.y, batch.weight)
-        solver, at_least = self._solver(state=state), vars(self).get("_batch_rows", 0)
-        params, state = self._targets.update(model, params, state, *rows, solver, at_least)
+        solver = self._solver(state=state)
+        params, state = self._targets.update(model, params, state, *rows, solver, self._last_rows)
         return tuple(params), state
 
     def _store(self, model, params, state, batch, n_samples=None, present=None):
         X, names_found = batch.features.X, batch.features.names
         rows = (None, None)  # whose number would make it another program
         if isinstance(model.penalty, glmcore.UnRegularized):
-            rows = glmcore.pad_rows(X, batch.weight)
+            rows = glmcore.pad_rows(X, batch.weight, at_least=self._last_rows)
         used = self._targets.degrees_of_freedom(model, params, *rows, present)
         self.coef_, self.intercept_ = jax.tree.map(_on_one_device, params)
         if state is not None:
