@@ -17,7 +17,7 @@ from glmcore.padding import aligned
 from glmcore.staging import prepared
 
 #: Bytes of the features of a chunk, chunks that are read ahead, chunks that are computed at once.
-_CHUNK_BYTES = 2**24
+_CHUNK_BYTES = 2**25
 _AHEAD = 2
 _MOST_WORKERS = 8
 #: Rows of the first batch that are kept.

@@ -43,7 +43,7 @@ def block_rows(n_rows: int, n_features: int) -> int:
     --------
     >>> from glmcore.sweeps import block_rows
     >>> block_rows(65536, 50), block_rows(4096, 784), block_rows(256, 4)
-    (1024, 64, 256)
+    (512, 64, 256)
     """
     largest = max(_BLOCK_NUMBERS // n_features, 64)
-    return min(n_rows, 1024, 1 << (largest.bit_length() - 1))
+    return min(n_rows, 512, 1 << (largest.bit_length() - 1))
