@@ -76,8 +76,9 @@ class LogisticRegression(LinearClassifier):
     random_state : int, RandomState or None
         Seed of ``"SVRG"`` and ``"ProxSVRG"``.
     solver : str or optax.GradientTransformation, default "lbfgs"
-        ``"lbfgs"``, ``"liblinear"``, ``"sag"`` and ``"saga"`` leave the choice to the penalty and the shape, see
-        ``glmcore.default_solver``; ``"newton-cg"`` and ``"newton-cholesky"`` are Newton; and all names of :class:`ClassifierGLM`, such as ``"LBFGS"``.  An optax
+        ``"lbfgs"``, ``"liblinear"``, ``"sag"`` and ``"saga"`` leave the choice to the penalty and
+        the shape, see :func:`glmcore.default_solver`; ``"newton-cg"`` and ``"newton-cholesky"`` are
+        Newton; and all names of :class:`ClassifierGLM`, such as ``"LBFGS"``.  An optax
         transformation takes its steps on the scale of X.
     max_iter : int, default 100
         Largest number of steps.
