@@ -108,7 +108,7 @@ def regularization_path(
     min_ratio : float, default 1e-3
         The smallest of them over the largest, between 0 and 1.
     solver : AbstractSolver, optional
-        Default: ProximalNewton for the sparse penalties, that of :func:`fit` for Ridge.
+        Default: :func:`default_solver` for a path.
     sample_weight : array of shape (n,), optional
         Weights of the rows, not negative.
 
@@ -174,12 +174,10 @@ class _Path(eqx.Module):
 
     @classmethod
     def of(cls, model: GLM, X: PyTree, y: Any, weight: Any, solver: Any) -> "_Path":
-        if solver is None and model.penalty.smooth:
+        if solver is None:
             n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
             n_params = (n_features + 1) * model.observations.n_outputs
-            solver = default_solver(model.penalty, n_params)
-        elif solver is None:
-            solver = ProximalNewton()
+            solver = default_solver(model.penalty, n_params, path=True)
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
         if model.fit_intercept:

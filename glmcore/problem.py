@@ -192,6 +192,11 @@ class Problem(eqx.Module):
         user = self.coordinates.split(gradient / self.coordinates.scale)
         return self.masked(stack_rows(self.penalty.pressure(user)))
 
+    def groups(self) -> Optional[Int[Array, "p K"]]:
+        """The group of each coefficient, see :meth:`AbstractScalablePenalty.groups`."""
+        found = self.penalty.groups(self.coordinates.split(self.coordinates.scale))
+        return None if found is None else stack_rows(jax.tree.map(jnp.asarray, found))
+
     def curvature(self) -> tuple[Float[Array, ""], Float[Array, "p K"]]:
         r"""A cheap model of the Hessian in these coordinates.
 

@@ -24,6 +24,8 @@ from glmcore.tree import is_concrete
 _NEWTON_PARAMS = 128
 #: Parameters up to which, and rows times parameters from which, a step on a working set is.
 _WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 512, 2**23
+#: Parameters beyond which a path of groups has working sets that are too large to factorise.
+_GROUPED_PARAMS = 1024
 
 
 def default_solver(
@@ -32,13 +34,15 @@ def default_solver(
     n_rows: Optional[int] = None,
     *,
     algorithm: Optional[str] = None,
+    path: bool = False,
 ) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
     Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
     ProximalGradient, but ProximalNewton for Lasso and ElasticNet where many rows meet at most 512
-    parameters (rows times parameters at least 2^23).  For a state the one of its ``algorithm``,
-    if that is one of these.
+    parameters (rows times parameters at least 2^23).  For a ``path`` of strengths ProximalNewton,
+    but ProximalGradient for GroupLasso with more than 1024 parameters.  For a state the one of its
+    ``algorithm``, if that is one of these.
 
     Examples
     --------
@@ -57,8 +61,10 @@ def default_solver(
         return usual()
     if penalty.smooth:
         return by_hessian() if n_params <= _NEWTON_PARAMS else usual()
-    many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
+    if path:
+        return by_hessian() if by_entry or n_params <= _GROUPED_PARAMS else usual()
+    many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
     return by_hessian() if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual()
 
 

@@ -3,6 +3,7 @@
 The functions of :mod:`glmcore_sklearn.many` have the same names and arguments.  Parameters are pairs (coef, intercept).
 """
 
+import jax
 import jax.numpy as jnp
 
 import glmcore
@@ -77,8 +78,11 @@ def null_log_likelihood(model, y, weight):
 
 def degrees_of_freedom(model, params, X, weight, present):
     """Number of free parameters of a fit."""
-    if model.penalty.smooth and X is None and present is None:  # a matter of shapes
-        return int(model.degrees_of_freedom(GLMParams(*params), None))
+    if model.penalty.smooth and model.mask is None and X is None and present is None:
+        # A matter of shapes, for which an update of a small batch need not wait.
+        coef, intercept = params
+        n_features = sum(leaf.shape[0] for leaf in jax.tree.leaves(coef))
+        return (n_features + model.fit_intercept) * (len(intercept) - 1)
     return _degrees_of_freedom(model, params, X, weight, present)
 
 

@@ -693,3 +693,16 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     batch = jax.vmap(lambda s: glmcore.fit(model(glmcore.Lasso(s)), X, y))(strengths)
     assert batch.state.algorithm == "ProximalNewton"
     np.testing.assert_allclose(batch.objective[0], many.objective, rtol=GAP[precision])
+
+
+def test_groups_that_are_correlated_in_float32():
+    X, y = data("digits", np.float32)
+    X = X[:, X.std(axis=0) > 0]
+    X = ((X - X.mean(axis=0)) / X.std(axis=0)).astype(np.float32)
+    glm = glmcore.GLM(glmcore.Categorical(10), glmcore.GroupLasso(0.005))
+    by_hessian = glmcore.fit(glm, X, y, solver=glmcore.ProximalNewton(maxiter=20))
+    by_gradient = glmcore.fit(glm, X, y, solver=glmcore.ProximalGradient())
+    assert is_status(by_hessian, "converged") and is_status(by_gradient, "converged")
+    np.testing.assert_array_equal(by_hessian.params.coef == 0, by_gradient.params.coef == 0)
+    np.testing.assert_allclose(by_hessian.objective, by_gradient.objective, rtol=GAP[X.dtype])
+    assert 0 < (by_hessian.params.coef == 0).sum() < by_hessian.params.coef.size

@@ -233,3 +233,13 @@ def test_no_feature_of_use():
     X, y = small()
     path = glmcore.regularization_path(model(glmcore.Lasso()), np.zeros_like(X), y, n_strengths=3)
     assert np.all(path.converged) and np.all(path.nonzeros == 0) and np.all(np.isfinite(path.strengths))
+
+
+def test_the_default_goes_by_the_penalty_and_the_size():
+    def name(penalty, n_params):
+        return type(glmcore.default_solver(penalty, n_params, path=True)).__name__
+
+    assert name(glmcore.Lasso(), 10**5) == name(glmcore.ElasticNet(), 10**5) == "ProximalNewton"
+    assert name(glmcore.GroupLasso(), 1024) == "ProximalNewton"
+    assert name(glmcore.GroupLasso(), 1025) == "ProximalGradient"
+    assert name(glmcore.Ridge(), 128) == "Newton" and name(glmcore.Ridge(), 129) == "LBFGS"

@@ -61,6 +61,11 @@ class AbstractScalablePenalty(AbstractPenalty):
         """What ``gradient`` multiplies the strengths by where it just fails to move an entry from
         zero: above 1 the entry moves.  Infinite where nothing holds it at zero."""
 
+    def groups(self, coef: PyTree) -> Optional[PyTree]:
+        """The group of each entry where the penalty is a sum of norms of groups; None where
+        entries stand alone."""
+        return None
+
     @abc.abstractmethod
     def on_features(
         self, coef: PyTree, index: Int[Array, " q"]

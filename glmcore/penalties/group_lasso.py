@@ -95,6 +95,9 @@ class GroupLasso(AbstractScalablePenalty):
         ratio = jnp.where(penalised, norm / jnp.where(penalised, threshold, 1), jnp.inf)
         return groups.select(ratio, jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), gradient))
 
+    def groups(self, coef: PyTree) -> PyTree:
+        return self._groups(coef).index
+
     def on_features(
         self, coef: PyTree, index: Int[Array, " q"]
     ) -> Optional["GroupLasso"]:

@@ -1,6 +1,7 @@
 """The loss to second order on a few entries of the parameters, and its penalised minimum."""
 
 from collections.abc import Callable
+from typing import Optional
 
 import equinox as eqx
 import jax
@@ -156,15 +157,19 @@ class Quadratic(eqx.Module):
     ) -> Float[Array, " c"]:
         """The minimum of the model as long as ``params`` keep their signs, which FISTA finds long
         before it: where the Hessian is ill-conditioned its steps are short.  An entry that would
-        change its sign stops at zero."""
+        change its sign stops at zero, and so does a group that would turn round."""
         entries, (p1, K) = params.ravel()[index], params.shape
         _, quadratic = problem.curvature()
         smooth = stacked(GLMParams(problem.penalty_gradient(params[:-1]), jnp.zeros_like(params[-1])))
         bends = stacked(GLMParams(quadratic, jnp.zeros_like(params[-1])))
         intercept = index // K == p1 - 1
         free = (entries != 0) | intercept
-        slope = jnp.where(free, slope + smooth.ravel()[index], 0)
+        smooth = smooth.ravel()[index]
+        slope = jnp.where(free, slope + smooth, 0)
         hessian = hessian + jnp.diag(bends.ravel()[index])
+        together = self._together(problem, index)
+        if together is not None:
+            hessian = hessian + _bend_of_norms(together, entries, smooth)
         if problem.shift_invariant:  # the loss is flat along the level of the classes
             whole = jnp.all(_spread_out(free, self.place, False), axis=1)[index // K]
             same = (index[:, None] // K == index[None, :] // K) & whole[:, None]
@@ -175,10 +180,34 @@ class Quadratic(eqx.Module):
         jitter = jnp.where(free, entries.size * jnp.finfo(entries.dtype).eps, 1)
         factor = cholesky(hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter))
         moved = entries - cholesky_solve(factor, slope / unit) / unit
-        moved = jnp.where(~intercept & (moved * entries <= 0), 0, moved)
+        if together is None:
+            turned = moved * entries <= 0
+        else:
+            turned = (together @ (smooth * entries) > 0) & (together @ (smooth * moved) <= 0)
+        moved = jnp.where(~intercept & turned, 0, moved)
         step = moved - entries
         lower = jnp.dot(step, slope + hessian @ step / 2) < 0
         return jnp.where(lower, moved, entries)
+
+    def _together(self, problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
+        """One where two entries share a group of the penalty; None where entries stand alone."""
+        groups = problem.groups()
+        if groups is None:
+            return None
+        outside = jnp.full_like(groups[:1], -1)  # the intercept
+        group = jnp.concatenate([groups, outside]).ravel()[index]
+        return (group[:, None] == group[None, :]).astype(problem.weight.dtype)
+
+
+def _bend_of_norms(
+    together: Float[Array, "c c"], entries: Float[Array, " c"], gradient: Float[Array, " c"]
+) -> Float[Array, "c c"]:
+    """Second derivatives of a sum of norms of groups from their ``gradient``: a norm does not bend
+    along its own group, which it is linear in."""
+    norm = together @ (gradient * entries)
+    across = jnp.where(entries != 0, gradient / jnp.where(entries != 0, entries, 1), 0)
+    along = gradient[:, None] * gradient[None, :] / jnp.where(norm > 0, norm, 1)[:, None]
+    return jnp.diag(across) - together * along
 
 
 def minimise(
