@@ -167,7 +167,7 @@ class Quadratic(eqx.Module):
         smooth = smooth.ravel()[index]
         slope = jnp.where(free, slope + smooth, 0)
         hessian = hessian + jnp.diag(bends.ravel()[index])
-        together = self._together(problem, index)
+        together = _together(problem, index)
         if together is not None:
             hessian = hessian + _bend_of_norms(together, entries, smooth)
         if problem.shift_invariant:  # the loss is flat along the level of the classes
@@ -189,21 +189,22 @@ class Quadratic(eqx.Module):
         lower = jnp.dot(step, slope + hessian @ step / 2) < 0
         return jnp.where(lower, moved, entries)
 
-    def _together(self, problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
-        """One where two entries share a group of the penalty; None where entries stand alone."""
-        groups = problem.groups()
-        if groups is None:
-            return None
-        outside = jnp.full_like(groups[:1], -1)  # the intercept
-        group = jnp.concatenate([groups, outside]).ravel()[index]
-        return (group[:, None] == group[None, :]).astype(problem.weight.dtype)
+
+def _together(problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
+    """One where two entries share a group of the penalty; None where entries stand alone."""
+    groups = problem.groups()
+    if groups is None:
+        return None
+    intercept = jnp.full_like(groups[:1], -1)
+    group = jnp.concatenate([groups, intercept]).ravel()[index]
+    return (group[:, None] == group[None, :]).astype(problem.weight.dtype)
 
 
 def _bend_of_norms(
     together: Float[Array, "c c"], entries: Float[Array, " c"], gradient: Float[Array, " c"]
 ) -> Float[Array, "c c"]:
-    """Second derivatives of a sum of norms of groups from their ``gradient``: a norm does not bend
-    along its own group, which it is linear in."""
+    """Second derivatives of a sum of norms of groups from its ``gradient``: none in the direction
+    of the group itself, along which its norm is linear."""
     norm = together @ (gradient * entries)
     across = jnp.where(entries != 0, gradient / jnp.where(entries != 0, entries, 1), 0)
     along = gradient[:, None] * gradient[None, :] / jnp.where(norm > 0, norm, 1)[:, None]
