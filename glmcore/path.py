@@ -16,7 +16,7 @@ from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.path_programs import Points, Progress, run_piece, run_survey
 from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
-from glmcore.solve import default_solver
+from glmcore.solve import default_solver, fit_size
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.status import Status, has_converged
@@ -175,9 +175,7 @@ class _Path(eqx.Module):
     @classmethod
     def of(cls, model: GLM, X: PyTree, y: Any, weight: Any, solver: Any) -> "_Path":
         if solver is None:
-            n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
-            n_params = (n_features + 1) * model.observations.n_outputs
-            solver = default_solver(model.penalty, n_params, path=True)
+            solver = default_solver(model.penalty, *fit_size(model, X), path=True)
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
         if model.fit_intercept:

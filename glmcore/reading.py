@@ -80,7 +80,7 @@ class Reader:
                 class_weights += _class_weights(chunk, len(class_weights))
                 columns = (*chunk[:3], np.asarray(chunk.n_rows, np.int32))
                 program = program or prepared(function, before, columns)
-                under_way.append((chunk, pool.submit(_computed, program, columns)))
+                under_way.append((chunk, pool.submit(_computed, program(*columns))))
                 if len(under_way) > _workers():
                     chunk, found = under_way.popleft()
                     yield chunk, found.result()
@@ -194,12 +194,12 @@ def _workers() -> int:
 
 def _class_weights(chunk: Chunk, n_classes: int) -> np.ndarray:
     rows = slice(chunk.n_rows)
-    # It would itself convert the weights several times slower.
+    # Left to convert the weights, bincount takes several times as long.
     return np.bincount(chunk.y[rows], chunk.weight[rows].astype(np.float64), n_classes)
 
 
-def _computed(program: Callable[..., PyTree], columns: tuple) -> PyTree:
-    return jax.tree.map(np.asarray, program(*columns))
+def _computed(program: Callable[[], PyTree]) -> PyTree:
+    return jax.tree.map(np.asarray, program())
 
 
 def _parts(index: int, batch: Any) -> tuple:

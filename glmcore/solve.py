@@ -18,14 +18,13 @@ from glmcore.results import FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.solvers.quadratic import MOST_FACTORED
 from glmcore.tree import is_concrete
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
 _NEWTON_PARAMS = 128
 #: Parameters up to which, and rows times parameters from which, a step on a working set is.
 _WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 512, 2**23
-#: Parameters beyond which a path of groups has working sets that are too large to factorise.
-_GROUPED_PARAMS = 1024
 
 
 def default_solver(
@@ -63,7 +62,7 @@ def default_solver(
         return by_hessian() if n_params <= _NEWTON_PARAMS else usual()
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
     if path:
-        return by_hessian() if by_entry or n_params <= _GROUPED_PARAMS else usual()
+        return by_hessian() if by_entry or n_params <= MOST_FACTORED else usual()
     many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
     return by_hessian() if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual()
 
@@ -132,7 +131,7 @@ def fit(
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
-    solver = solver if chosen else default_solver(model.penalty, *_size(model, X))
+    solver = solver if chosen else default_solver(model.penalty, *fit_size(model, X))
     check_solver(solver, model.penalty)
     check_penalty(model, X)
     if init_params is not None:
@@ -233,7 +232,7 @@ def _identity(model: GLM, solver: AbstractSolver, X: PyTree, y: Any, weight: Any
     return Identity.of(*in_dtype((model, solver), weight.dtype), shape, digest)
 
 
-def _size(model: GLM, X: PyTree) -> tuple[int, int]:
+def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
     """Parameters and rows."""
     leaves = jax.tree.leaves(X)
     n_features = sum(leaf.shape[1] for leaf in leaves)

@@ -47,21 +47,22 @@ def staged(run_sweep: Callable[..., Sequence], function: Callable, *args: PyTree
     return jax.tree.unflatten(result, plan.run(run_sweep, arrays))
 
 
-def prepared(function: Callable, before: tuple, like: tuple) -> Callable[..., PyTree]:
-    """``lambda *chunk: function(*before, *chunk)`` for chunks of arrays like those of ``like``,
-    compiled once per types and shapes, for threads to carry out.
+def prepared(
+    function: Callable, before: tuple, like: tuple
+) -> Callable[..., Callable[[], PyTree]]:
+    """``function(*before, *chunk)`` for chunks of arrays like those of ``like``, compiled once per
+    types and shapes: called with a chunk, it gives what a thread carries out.
 
-    A thread has settings of JAX of its own, such as whether there is float64: there they are those
-    of the caller.
+    A thread has settings of JAX of its own, such as whether there is float64: what is traced and
+    put on the device here follows those of the caller.
     """
-    _, arrays = _signature(function, before)
-    signature, _ = _signature(function, (*before, *like))
+    signature, arrays = _signature(function, (*before, *like))
     program, result = _compiled(signature)
-    x64 = jax.config.jax_enable_x64
+    known = arrays[: -len(like)]
 
-    def of(*chunk: np.ndarray) -> PyTree:
-        with jax.enable_x64(x64):
-            return jax.tree.unflatten(result, program(*arrays, *chunk))
+    def of(*chunk: np.ndarray) -> Callable[[], PyTree]:
+        columns = jax.device_put(chunk)  # in place where it can be, unlike jnp.asarray
+        return lambda: jax.tree.unflatten(result, program(*known, *columns))
 
     return of
 

@@ -102,9 +102,13 @@ class ClassifierGLM(FittingGLM):
         return None
 
     def _solver_for(self, batch):
+        return self._solver(self._size(batch))
+
+    def _size(self, batch):
+        """Parameters and rows of a fit."""
         leaves = jax.tree.leaves(batch.features.X)
         n_features = sum(leaf.shape[1] for leaf in leaves)
-        return self._solver(((n_features + 1) * len(self.classes_), len(leaves[0])))
+        return (n_features + 1) * len(self.classes_), len(leaves[0])
 
     def _finish(self, result, solver, batch):
         reports.report(result, solver, batch.y, batch.weight, self.classes_)

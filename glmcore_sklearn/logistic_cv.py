@@ -289,7 +289,7 @@ class LogisticRegressionCV(LinearClassifier):
         penalty = glmcore.Ridge() if l1_ratio == 0 else glmcore.ElasticNet()
         size = ((self.n_features_in_ + 1) * len(self.classes_),)
         settings = self.tol, self.max_iter, self.random_state
-        return softmax.make_path_solver(self.solver, penalty, size, *settings)
+        return softmax.make_solver(self.solver, penalty, size, *settings, path=True)
 
     def _scores(self, found, Cs, X, labels, splits, to_scorer):
         """Scores (F, R, S) on the rows that the folds hold out."""

@@ -113,12 +113,13 @@ def solver_class(
     penalty: glmcore.AbstractPenalty,
     size: tuple[int, ...] | None = None,
     algorithm: str | None = None,
+    path: bool = False,
 ) -> type:
     """The class that a ``solver_name`` or an optax transformation stands for; None is the default
-    for the penalty and a fit of a ``size`` (parameters and, for sparse penalties, rows) or the
-    ``algorithm`` of a state."""
+    for the penalty and a fit of a ``size`` (parameters and, for sparse penalties, rows), for a
+    ``path`` of such fits, or the ``algorithm`` of a state."""
     if solver_name is None:
-        return type(glmcore.default_solver(penalty, *(size or ()), algorithm=algorithm))
+        return type(glmcore.default_solver(penalty, *(size or ()), algorithm=algorithm, path=path))
     if isinstance(solver_name, optax.GradientTransformation):
         kind = glmcore.Optax
     elif isinstance(solver_name, str):

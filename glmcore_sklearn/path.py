@@ -126,10 +126,8 @@ def regularization_path(
     glm = model._model()
     given = model.get_params()
     if given["solver_name"] is None and not glm.penalty.smooth:
-        n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(batch.features.X))
-        n_params = (n_features + 1) * len(model.classes_)
-        usual = glmcore.default_solver(glm.penalty, n_params, path=True)
-        solver = names.make_solver(type(usual), given["solver_kwargs"])
+        kind = names.solver_class(None, glm.penalty, model._size(batch), path=True)
+        solver = names.make_solver(kind, given["solver_kwargs"])
     else:
         solver = model._solver_for(batch)
     found = glmcore.regularization_path(

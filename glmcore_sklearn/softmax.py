@@ -110,28 +110,21 @@ def check_solver(solver, C, l1_ratio, dual, n_classes):
         )
 
 
-def make_solver(solver, penalty, size, tol, max_iter, random_state=None):
+def make_solver(solver, penalty, size, tol, max_iter, random_state=None, path=False):
     """The solver of ``glmcore`` for a name of scikit-learn, a name of ours or an optax transformation.
 
-    The default goes by the ``size`` of the fit, parameters and rows, but with None it is that of steps on batches.
+    The default goes by the ``size`` of the fit, parameters and rows, but with None it is that of steps on batches; with
+    ``path`` it is that of fits that begin where others ended.
     """
     settings = {"tol": tol, "maxiter": max_iter}
     if isinstance(solver, optax.GradientTransformation):
         return glmcore.Optax(solver, **settings)
     if solver not in _SOLVERS and solver.casefold() not in map(str.casefold, names.SOLVERS):
         raise ValueError(f"unknown solver {solver!r}; known are {', '.join([*_SOLVERS, *names.SOLVERS])}")
-    kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size)
+    kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size, path=path)
     if random_state is not None and "seed" in inspect.signature(kind).parameters:
         settings["seed"] = check_random_state(random_state).randint(2**31 - 1)
     return names.make_solver(kind, settings)
-
-
-def make_path_solver(solver, penalty, size, tol, max_iter, random_state=None):
-    """:func:`make_solver` for fits that begin where others ended: ProximalNewton where a penalty with an l1 part has
-    the choice."""
-    if not penalty.smooth and solver in _SOLVERS and _SOLVERS[solver] is None:
-        solver = "ProximalNewton"
-    return make_solver(solver, penalty, size, tol, max_iter, random_state)
 
 
 def precision(dtype):

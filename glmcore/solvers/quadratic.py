@@ -18,7 +18,7 @@ from glmcore.rows import row_products
 _HESSIAN_ROWS = 8192
 _ROWS_PER_ENTRY = 16
 #: Entries of a working set on which the model is minimised to the end.
-_FACTORED = 1024
+MOST_FACTORED = 1024
 #: Power iterations that estimate the largest eigenvalue, and what is added to it.
 _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
@@ -141,7 +141,7 @@ class Quadratic(eqx.Module):
             return hessian @ step + lift * step
 
         target = minimise(bend, slope, prox, start, length)
-        if size <= _FACTORED and isinstance(problem.penalty, AbstractScalablePenalty):
+        if size <= MOST_FACTORED and isinstance(problem.penalty, AbstractScalablePenalty):
             bent = hessian + jnp.diag(lift)
             slope = slope + bend(target - start)
             target = self._with_these_signs(problem, whole(target), index, slope, bent)
