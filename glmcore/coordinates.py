@@ -114,19 +114,16 @@ class Coordinates(eqx.Module):
         return self.split(self.scale * coef)
 
     def to_user(self, params: GLMParams) -> GLMParams:
-        coef = self.scale * params.coef
-        intercept, _ = self.intercept_to_user(params)
-        return GLMParams(self.split(coef), intercept)
+        return self.to_user_and_cut(params)[0]
 
-    def intercept_to_user(
-        self, params: GLMParams
-    ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """The user's intercept, rounded once, and the rounding error that the dtype forces."""
-        offsets = self.centre[:, None] * (self.scale * params.coef)
-        terms = jnp.concatenate([params.intercept[None, :], -offsets])
-        remainder = two_product_error(self.centre[:, None], self.scale * params.coef)
+    def to_user_and_cut(self, params: GLMParams) -> tuple[GLMParams, Float[Array, " K"]]:
+        """The user's parameters, and what the rounding of their intercept, once, cut off."""
+        coef, centre = self.scale * params.coef, self.centre[:, None]
+        terms = jnp.concatenate([params.intercept[None, :], -centre * coef])
         zero = jnp.zeros_like(params.intercept)[None, :]
-        return compensated_sum(terms, jnp.concatenate([zero, -remainder]))
+        remainder = jnp.concatenate([zero, -two_product_error(centre, coef)])
+        intercept, cut = compensated_sum(terms, remainder)
+        return GLMParams(self.split(coef), intercept), cut
 
     def from_user(self, params: GLMParams) -> GLMParams:
         coef = stack_rows(params.coef)

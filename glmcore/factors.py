@@ -36,7 +36,7 @@ def _one_by_one(factorise: Callable) -> Callable:
 @_one_by_one
 def cholesky(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
     """The lower triangle L with ``L @ L.T = matrix``; NaN if there is none."""
-    return jnp.linalg.cholesky(matrix)
+    return jnp.linalg.cholesky(matrix, symmetrize_input=False)
 
 
 @_one_by_one
@@ -68,3 +68,8 @@ def qr_basis(matrix: Float[Array, "m p"]) -> Float[Array, "m r"]:
 def right_singular(matrix: Float[Array, "m p"]) -> tuple[Float[Array, " r"], Float[Array, "p p"]]:
     """Singular values, largest first, and all right singular vectors, as rows."""
     return jnp.linalg.svd(matrix, full_matrices=True)[1:]
+
+
+def diagonal_of(matrix: Float[Array, "p p"]) -> Float[Array, " p"]:
+    """The diagonal of a square matrix as a slice, where ``jnp.diagonal`` gathers."""
+    return matrix.ravel()[:: len(matrix) + 1]

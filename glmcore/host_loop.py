@@ -68,7 +68,7 @@ class HostLoop:
             run = self._checkpoint.resumed(identity, run)
         stride = 1
         while True:
-            before, until = time.perf_counter(), self._until(int(run.n_iter), stride)
+            before, until = time.perf_counter(), self._until(max(0, int(run.n_iter)), stride)
             run, status, optimality = advance(task, run, np.asarray(until, np.int32))
             done = bool(status != Status.running)
             result = finish(task, run) if done else None

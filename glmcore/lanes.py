@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
-from glmcore.factors import cholesky, inverse_lower
+from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lockstep import Lockstep, PerLane, Points, Refresh, descend
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
@@ -347,7 +347,7 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
-        jitter = jnp.diag(jnp.diagonal(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
+        jitter = jnp.diag(diagonal_of(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
         return _inverse(hessian + jitter)
 
     return common._replace(start=end.points[0], inverse=lanes.each(inverse, end.points)[0])
@@ -445,7 +445,7 @@ def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
 
 def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Inverse of a positive definite matrix, NaN if it is not."""
-    length = jnp.sqrt(jnp.diagonal(matrix))
+    length = jnp.sqrt(diagonal_of(matrix))
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
     factor = cholesky(matrix / (length[:, None] * length[None, :]))
     root = inverse_lower(factor) / length[None, :]

@@ -10,21 +10,24 @@ from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
 
 
-def least_norm_params(problem: Problem, params: GLMParams) -> GLMParams:
+def least_norm_params(
+    problem: Problem, params: GLMParams
+) -> tuple[GLMParams, Float[Array, " K"]]:
     """The user's parameters of inner ``params``, moved along the flat directions of the
     objective to least norm: the level of the classes, and without a penalty the null space of
-    the features.  A class without weight gets coef 0 and an intercept floor."""
+    the features.  A class without weight gets coef 0 and an intercept floor.  And what the
+    rounding of the intercept cut off."""
     coordinates, present = problem.coordinates, problem.present
     coef = params.coef
     if isinstance(problem.penalty, UnRegularized):
         coef = _without_null_space(problem, coef)
-    user = coordinates.to_user(GLMParams(problem.level(coef), params.intercept))
+    user, cut = coordinates.to_user_and_cut(GLMParams(problem.level(coef), params.intercept))
     intercept = user.intercept
     if problem.shift_invariant:
         intercept = intercept - jnp.mean(intercept, where=present)
     # exp of the floor is the smallest positive number: no other class notices.
     floor = jnp.log(jnp.finfo(coef.dtype).tiny)
-    return GLMParams(user.coef, jnp.where(present, intercept, floor))
+    return GLMParams(user.coef, jnp.where(present, intercept, floor)), cut
 
 
 def identifiable(problem: Problem) -> Int[Array, ""]:

@@ -139,34 +139,33 @@ def descend(
             count=at.count + 1,
         )
 
-    first = _first(evaluate, model, arrived, start)
-    return jax.lax.while_loop(lambda at: at.worth_a_step, step, first)
+    return jax.lax.while_loop(lambda at: at.worth_a_step, step, _blank(start, model))
 
 
-def _first(evaluate, model, arrived, start: Points) -> Lockstep:
-    objective, gradient = evaluate(start)
-    direction = -model.apply(gradient)
-    slope = _dot(gradient, direction)
+def _blank(start: Points, model: Any) -> Lockstep:
+    """Nothing is known yet: the first step goes nowhere, from an infinite objective, and looks
+    around, so that ``evaluate`` is compiled once."""
     ring = jnp.zeros((_MEMORY, *start.shape), start.dtype)
-    one, none = jnp.ones_like(objective), jnp.zeros(objective.shape, jnp.int32)
+    one = jnp.ones_like(start[:, 0, 0])
+    none = jnp.zeros(one.shape, jnp.int32)
     return Lockstep(
         points=start,
-        objective=objective,
-        gradient=gradient,
-        direction=direction,
-        slope=slope,
+        objective=jnp.inf * one,
+        gradient=jnp.zeros_like(start),
+        direction=jnp.zeros_like(start),
+        slope=0 * one,
         alpha=one,
         low=0 * one,
-        high=jnp.full_like(one, jnp.inf),
+        high=jnp.inf * one,
         model=model,
         steps=ring,
         changes=ring,
         curvatures=jnp.zeros((_MEMORY, one.size), start.dtype),
         gamma=one,
         refusals=none,
-        n_iter=none,
-        arrived=arrived(objective, gradient, -slope / 2),
-        count=jnp.zeros((), jnp.int32),
+        n_iter=none - 1,
+        arrived=jnp.zeros(one.shape, bool),
+        count=jnp.full((), -1, jnp.int32),
     )
 
 

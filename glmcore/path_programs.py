@@ -126,10 +126,11 @@ def run_piece(
 
     lasting = isinstance(solver, ProximalNewton)  # a cache that serves under the next penalty too
 
-    def look(problem: Problem, walk: _Walk) -> Any:
-        if lasting:
-            return solver.under(problem, walk.params, walk.seen)
-        return solver.evaluate(problem, walk.params, walk.seen, walk.state)
+    def beginning(problem: Problem, walk: _Walk) -> Run:
+        if not lasting:
+            return Run.of(problem, walk.params, walk.seen, walk.state, solver)
+        cache = solver.under(problem, walk.params, walk.seen)
+        return Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
 
     def whole_gradient(seen: Any) -> GLMParams:
         eta = seen.eta if lasting else seen
@@ -138,8 +139,7 @@ def run_piece(
     def forward(walk: _Walk) -> _Walk:
         problem, everything = (_stronger(q, strengths[walk.count]) for q in (part, whole))
         task = Task(problem, solver, measure)
-        run = Run(walk.params, walk.state, look(problem, walk), jnp.zeros((), jnp.int32))
-        run = advance(task, run, solver.maxiter)
+        run = advance(task, beginning(problem, walk), solver.maxiter)
         found = solver.finish(problem, run.params, run.cache)
         run = eqx.tree_at(lambda r: r.cache.progress, run, found)
         seen = run.cache if lasting else problem.predictor(run.params)
@@ -182,15 +182,13 @@ def _point(
     task: Task, run: Run, problem: Problem, params: GLMParams, optimality: Float[Array, ""]
 ) -> Points:
     """The answer at one strength."""
-    status = task.final_status(run)
-    left_out = (status == Status.converged) & ~jnp.all(problem.present)
-    user = least_norm_params(problem, params)
+    user, cut = least_norm_params(problem, params)
     return Points(
         coef=stack_rows(user.coef),
         intercept=user.intercept,
         objective=run.cache.progress.objective,
         optimality=optimality / task.yardstick,
         n_iter=run.n_iter,
-        status=Status.where(left_out, Status.missing_class, status),
+        status=task.final_status(run, user, cut),
     )
 

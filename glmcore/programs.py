@@ -60,14 +60,15 @@ class Task(eqx.Module):
             (self.arrived(progress), Status.converged),
             (self._vanished(progress), Status.separable),
             (~finite, Status.nonfinite),
+            (run.n_iter < 0, Status.running),
         ):
             status = Status.where(condition, reason, status)
         return status
 
-    def final_status(self, run: "Run") -> Status:
-        """:meth:`status`, and what only the answer itself can tell."""
+    def final_status(self, run: "Run", user: GLMParams, cut: Float[Array, " K"]) -> Status:
+        """:meth:`status`, and what only the answer itself can tell: the ``user``'s parameters,
+        and what was ``cut`` off their intercept."""
         status, problem = self.status(run), self.problem
-        _, cut = problem.coordinates.intercept_to_user(run.params)
         # The loss bends by at most 1/2 in the linear predictor.
         harm = jnp.sum(jnp.square(cut)) / 4
         unheld = harm > self.tol * jnp.abs(run.cache.progress.objective)
@@ -79,9 +80,10 @@ class Task(eqx.Module):
             unpenalised = problem.penalty_value(run.params.coef) == 0
             separable = where_needed(unpenalised, Problem.separable, problem, run.params)
             status = Status.where(separable, Status.separable, status)
-        user = problem.coordinates.to_user(run.params)
         finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
-        return Status.where(jnp.all(finite), status, Status.nonfinite)
+        status = Status.where(jnp.all(finite), status, Status.nonfinite)
+        left_out = (status == Status.converged) & ~jnp.all(problem.present)
+        return Status.where(left_out, Status.missing_class, status)
 
     def _vanished(self, progress: Standing) -> Bool[Array, ""]:
         # A likelihood of one and no penalty, to rounding: no finite coefficients have it.
@@ -89,12 +91,21 @@ class Task(eqx.Module):
 
 
 class Run(eqx.Module):
-    """What moves from step to step."""
+    """What moves from step to step; -1 of them are done where the first one is a look around."""
 
     params: GLMParams
     state: Any
     cache: Any
     n_iter: Int[Array, ""]
+
+    @classmethod
+    def of(cls, problem: Problem, params: GLMParams, eta: Array, state: Any, solver: Any) -> "Run":
+        """At ``params``, whose linear predictor is ``eta``, before the first step."""
+        blank = solver.blank(params, eta)
+        if blank is not None:
+            return cls(params, state, blank, jnp.full((), -1, jnp.int32))
+        cache = solver.evaluate(problem, params, eta, state)
+        return cls(params, state, cache, jnp.zeros((), jnp.int32))
 
 
 def start(
@@ -107,10 +118,9 @@ def start(
     params = starting_params(problem, init_params)
     eta = problem.null_predictor() if init_params is None else problem.predictor(params)
     state = solver.init(problem, params, eta)
-    cache = solver.evaluate(problem, params, eta, state)
     yard = yardstick(problem, solver, problem.null_optimality())
     task = Task(problem, solver, yard, may_be_separable)
-    return task, Run(params, state, cache, jnp.zeros((), jnp.int32))
+    return task, Run.of(problem, params, eta, state, solver)
 
 
 def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMParams:
@@ -147,12 +157,11 @@ def finish(task: Task, run: Run) -> FitResult:
 
 def conclude(task: Task, run: Run) -> FitResult:
     """The result of a run whose residual is exact."""
-    status = task.final_status(run)
-    left_out = (status == Status.converged) & ~jnp.all(task.problem.present)
-    status = Status.where(left_out, Status.missing_class, status)
+    params, cut = least_norm_params(task.problem, run.params)
+    status = task.final_status(run, params, cut)
     state = _solver_state(task, run, HeldOut.nothing(run.cache.progress.objective.dtype))
     return FitResult(
-        params=least_norm_params(task.problem, run.params),
+        params=params,
         state=state,
         status=status,
         n_iter=run.n_iter,

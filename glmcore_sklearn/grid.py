@@ -144,18 +144,20 @@ def _fit_cells(X, y, train, test, strengths, ahead, ratio, n_classes, fit_interc
         penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
         return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
 
-    def path(train, test, strengths):
-        def forward(last_two, now):
-            (before, last), (strength, ahead) = last_two, now
-            glm = model(strength)
-            start = jax.tree.map(lambda a, b: b + ahead * (b - a), before, last)
-            found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train)
-            return (last, found.params), _cell(glm, found, X, y, test)
+    def fit(start, train, test, strength):
+        glm = model(strength)
+        found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train)
+        return found.params, _cell(glm, found, X, y, test)
 
-        start = model(strengths[0]).initialize_params(X, y, train)
-        return jax.lax.scan(forward, (start, start), (strengths, ahead))[1]
+    def forward(last_two, now):
+        (before, last), (strengths, ahead) = last_two, now
+        start = jax.tree.map(lambda a, b: b + ahead * (b - a), before, last)
+        found, cells = jax.vmap(fit)(start, train, test, strengths)
+        return (last, found), cells
 
-    return jax.vmap(path)(train, test, strengths)
+    start = jax.vmap(lambda train: model(1.0).initialize_params(X, y, train))(train)
+    _, cells = jax.lax.scan(forward, (start, start), (strengths.T, ahead))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cells)
 
 
 def _cell(model, found, X, y, test):

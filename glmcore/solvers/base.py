@@ -86,6 +86,12 @@ class AbstractSolver(eqx.Module):
     ) -> Any:
         """Cache of ``params`` on the rows of ``problem``; it has a field ``progress``."""
 
+    def blank(self, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
+        """A cache from which :meth:`step` stays at ``params`` and evaluates them, so that a loop of
+        steps needs no :meth:`evaluate` before it, which would be compiled twice.  None: there is
+        none."""
+        return None
+
     @abc.abstractmethod
     def step(
         self, problem: Problem, params: GLMParams, state: Any, cache: Any

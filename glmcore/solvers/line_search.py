@@ -56,6 +56,11 @@ class DescentCache(eqx.Module):
     failures: Int[Array, ""]
     progress: Standing
 
+    @property
+    def seen(self) -> Bool[Array, ""]:
+        """Whether anything is known of this point: a fit would have ended at such an objective."""
+        return self.progress.objective < jnp.inf
+
     @classmethod
     def of(
         cls,
@@ -101,12 +106,20 @@ class AbstractDescent(AbstractSolver):
         direction = state.direction(problem, eta, gradient)
         return DescentCache.of(eta, objective, gradient, direction, jnp.zeros((), jnp.int32))
 
+    def blank(self, params: GLMParams, eta: Float[Array, "K n"]) -> DescentCache:
+        nowhere = jax.tree.map(jnp.zeros_like, params)
+        unseen = jnp.full((), jnp.inf, eta.dtype)
+        return DescentCache.of(eta, unseen, nowhere, nowhere, jnp.zeros((), jnp.int32))
+
     def step(
         self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
     ) -> tuple[GLMParams, AbstractMemory, DescentCache]:
-        change = problem.predictor(cache.direction)
+        seen = cache.seen
+        change = jax.lax.cond(
+            seen, lambda: problem.predictor(cache.direction), lambda: jnp.zeros_like(cache.eta)
+        )
         trial = _line_search(problem, params, cache, change, self.slope_left)
-        accepted = trial.accepted
+        accepted = trial.accepted | ~seen
         step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
         params = jax.tree.map(jnp.add, params, step)
         eta = cache.eta + jnp.where(accepted, trial.alpha * change, 0)
@@ -208,6 +221,7 @@ def _line_search(
         bracket = trial.bracket(slope, decreased)
         return _Trial(alpha, *bracket, objective, residual, accepted, trial.count + 1)
 
+    most = jnp.where(cache.seen, _MAX_TRIALS, 1)
     return jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, _Trial.first(cache)
+        lambda trial: ~trial.accepted & (trial.count < most), attempt, _Trial.first(cache)
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.factors import cholesky, cholesky_solve
+from glmcore.factors import cholesky, cholesky_solve, diagonal_of
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.rows import row_products
@@ -60,14 +60,13 @@ def _by_factor(
     """The direction from a Cholesky factor of the Hessian."""
     stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T
     (K, p), size = stacked.shape, stacked.size
-    hessian = dense_hessian(problem, eta)
-    hessian = hessian + damping * tree_norm(gradient) * jnp.eye(size, dtype=eta.dtype)
+    hessian, damping = dense_hessian(problem, eta), damping * tree_norm(gradient)
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
-    diagonal = jnp.diagonal(hessian)
+    diagonal = diagonal_of(hessian) + damping
     length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
     hessian = hessian / (length[:, None] * length[None, :])
     jitter = size * jnp.finfo(eta.dtype).eps
-    factor = cholesky(hessian + jitter * jnp.eye(size, dtype=eta.dtype))
+    factor = cholesky(hessian + jnp.diag(damping / length**2 + jitter))
     scaled = stacked.ravel() / length
     newton = cholesky_solve(factor, scaled)
     # It may not be positive definite: rounding, or a link of the user's.
@@ -84,7 +83,7 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     weights = sample.weight[None, None, :] * sample.hessian
     hessian = row_products(weights, sample.design).swapaxes(1, 2).reshape(size, size)
     hessian = hessian + jnp.diag(sample.penalty.T.ravel())
-    along = jnp.sum(jnp.diagonal(hessian).reshape(K, p), axis=0)
+    along = jnp.sum(diagonal_of(hessian).reshape(K, p), axis=0)
     if problem.mask is not None:
         free = jnp.concatenate([problem.mask, jnp.ones((1, K), bool)])
         along = jnp.where(jnp.all(free, axis=1), along, 0)  # a mask fixes the level

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
-from glmcore.factors import cholesky, cholesky_solve
+from glmcore.factors import cholesky, cholesky_solve, diagonal_of
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
@@ -74,8 +74,8 @@ class Quadratic(eqx.Module):
         place = jnp.full(score.size, capacity, jnp.int32)
         place = place.at[index].set(jnp.arange(size, dtype=jnp.int32)).reshape(score.shape)
         hessian = _hessian(problem, eta, index, size)
-        mean = jnp.mean(jnp.diagonal(hessian))
-        diagonal = _spread_out(jnp.diagonal(hessian), place, mean)
+        mean = jnp.mean(diagonal_of(hessian))
+        diagonal = _spread_out(diagonal_of(hessian), place, mean)
         if problem.mask is not None:  # what does not bend says nothing of its group
             coef = jnp.where(problem.mask, diagonal[:-1], mean)
             diagonal = jnp.concatenate([coef, diagonal[-1:]])
@@ -173,9 +173,9 @@ class Quadratic(eqx.Module):
         if problem.shift_invariant:  # the loss is flat along the level of the classes
             whole = jnp.all(_spread_out(free, self.place, False), axis=1)[index // K]
             same = (index[:, None] // K == index[None, :] // K) & whole[:, None]
-            hessian = hessian + jnp.where(same, jnp.mean(jnp.diagonal(hessian)) / K, 0)
+            hessian = hessian + jnp.where(same, jnp.mean(diagonal_of(hessian)) / K, 0)
         hessian = jnp.where(free[:, None] & free[None, :], hessian, 0)
-        diagonal = jnp.diagonal(hessian)
+        diagonal = diagonal_of(hessian)
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         jitter = jnp.where(free, entries.size * jnp.finfo(entries.dtype).eps, 1)
         factor = cholesky(hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter))
