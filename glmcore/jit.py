@@ -98,11 +98,11 @@ def quick_jit(function: Callable) -> Callable:
         else:
             static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
         static = _Static(structure, static)
-        if not is_concrete(arrays):
+        if not is_concrete(arrays) and _inside_program():
             return program(static, *arrays)
         try:
             return hasty()(static, *arrays)
-        except ValueError as error:  # options are refused inside of another program
+        except ValueError as error:  # options are refused under a gradient
             if "compiler_options" not in str(error):
                 raise
             return program(static, *arrays)
@@ -115,6 +115,20 @@ def _native(array: Any) -> Any:
     if isinstance(array, jax.Array) or array.dtype.isnative:
         return array
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def _inside_program() -> bool:
+    """Whether what is called is a part of a program; under ``jax.vmap`` alone it is one."""
+    try:
+        _nothing()()
+    except ValueError:  # options are refused there
+        return True
+    return False
+
+
+@functools.lru_cache(maxsize=1)
+def _nothing() -> Callable:
+    return jax.jit(lambda: 0, compiler_options=hasty_options())
 
 
 @functools.lru_cache(maxsize=1)

@@ -152,6 +152,22 @@ def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
     np.testing.assert_allclose(inside(1.0), 1 + glm.objective(params, X, y), rtol=1e-6)
 
 
+def test_batching_alone_makes_no_program_to_be_a_part_of(monkeypatch):
+    options = jit._HASTY[jax.default_backend()]
+    monkeypatch.setattr(jit, "_nothing", lambda: jax.jit(lambda: 0, compiler_options=options))
+    inside = []
+
+    def look(number):
+        inside.append(jit._inside_program())
+        return number
+
+    look(1.0), jax.vmap(look)(jnp.ones(2)), jax.vmap(jax.vmap(look))(jnp.ones((2, 2)))
+    assert inside == [False] * 3
+    jax.jit(look)(1.0), jax.jit(jax.vmap(look))(jnp.ones(2)), jax.vmap(jax.jit(look))(jnp.ones(2))
+    jax.lax.map(look, jnp.ones(2))
+    assert inside[3:] and all(inside[3:])
+
+
 def test_arrays_of_another_byte_order(x64):
     X, y = small()
     glm = model(glmcore.Ridge(0.1))
