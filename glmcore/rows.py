@@ -12,19 +12,43 @@ from glmcore.factors import qr_triangle
 BLOCK_ROWS = 512
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
+#: Fewest features of which a product reads rows faster after they have been copied to a cache.
+_FEATURES_TO_CACHE = 64
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """``weights @ X``."""
-    n_blocks, p = _n_blocks(X), X.shape[1]
+    if X.shape[1] < _FEATURES_TO_CACHE or X.size <= _CACHED_NUMBERS:
+        return _sums_of_blocks(weights, X)
+    return jax.lax.platform_dependent(weights, X, cpu=_sums_in_cache, default=_sums_of_blocks)
+
+
+def _sums_of_blocks(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
+    n_blocks, p = _n_blocks(X.shape[0]), X.shape[1]
     weights = weights.reshape(weights.shape[0], n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)
 
 
+def _sums_in_cache(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
+    """One block after the other, each copied to a cache, on every device that shares the rows."""
+    (n, p), K = X.shape, weights.shape[0]
+    n_devices = 1 if n % jax.device_count() else jax.device_count()
+    n_blocks = _n_blocks(n // n_devices, max(BLOCK_ROWS, _CACHED_NUMBERS // (2 * p)))
+    X = X.reshape(n_devices, n_blocks, -1, p)
+    weights = weights.reshape(K, n_devices, n_blocks, -1)
+
+    def add(i: Int[Array, ""], total: Float[Array, "n_devices K p"]):
+        rows = jax.lax.dynamic_index_in_dim(X, i, axis=1, keepdims=False)
+        some = jax.lax.dynamic_index_in_dim(weights, i, axis=2, keepdims=False)
+        return total + jnp.einsum("kdn,dnp->dkp", some, rows)
+
+    return jnp.sum(jax.lax.fori_loop(0, n_blocks, add, jnp.zeros((n_devices, K, p), X.dtype)), axis=0)
+
+
 def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Array, " p"]:
     """``weight @ X**2``, which overflows only where the result does."""
-    n_blocks, p = _n_blocks(X), X.shape[1]
+    n_blocks, p = _n_blocks(X.shape[0]), X.shape[1]
     X = X.reshape(n_blocks, -1, p)
     weighted = weight.reshape(n_blocks, -1, 1) * X
     return jnp.sum(jnp.einsum("bnp,bnp->bp", weighted, X), axis=0)
@@ -35,7 +59,7 @@ def row_products(weights: Float[Array, "K K n"], X: Float[Array, "n p"]) -> Floa
     p, K = X.shape[1], weights.shape[0]
     one, other = np.triu_indices(K)
     n_pairs = len(one)
-    n_blocks = _n_blocks(X, max(BLOCK_ROWS, _CACHED_NUMBERS // (n_pairs * p)))
+    n_blocks = _n_blocks(X.shape[0], max(BLOCK_ROWS, _CACHED_NUMBERS // (n_pairs * p)))
     size = X.shape[0] // n_blocks
     weights = weights[one, other]
 
@@ -57,7 +81,7 @@ def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:
     time, so that X stays where its rows are (Demmel et al., 2012, "Communication-optimal parallel
     and sequential QR and LU factorizations")."""
     p = X.shape[1]
-    n_blocks = _n_blocks(X, max(BLOCK_ROWS, 1 << (2 * p - 1).bit_length()))
+    n_blocks = _n_blocks(X.shape[0], max(BLOCK_ROWS, 1 << (2 * p - 1).bit_length()))
     while n_blocks > 1:
         X = _triangles(X.reshape(n_blocks, -1, p)).reshape(-1, p)
         n_blocks = 1 if n_blocks % 8 else n_blocks // 8
@@ -79,8 +103,7 @@ def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r
     return triangles.swapaxes(0, 1).reshape(-1, *triangles.shape[2:])
 
 
-def _n_blocks(X: Float[Array, "n p"], block_rows: int = BLOCK_ROWS) -> int:
+def _n_blocks(n: int, block_rows: int = BLOCK_ROWS) -> int:
     """Blocks of ``block_rows`` rows, or of down to half as many, that n rows are cut into; 1 if no
     such block divides n (padded rows the first one does)."""
-    n = X.shape[0]
     return next((n // size for size in range(block_rows, block_rows // 2, -1) if n % size == 0), 1)

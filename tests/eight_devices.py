@@ -10,6 +10,7 @@ from helpers import model, relative_error
 
 import glmcore
 from glmcore.programs import run_fit
+from glmcore.rows import row_sums
 from glmcore.solvers.base import with_default_tol
 from glmcore_sklearn import ClassifierGLM
 
@@ -82,6 +83,17 @@ def test_the_rows_stay_where_they_are(name, spread):
         # 2048 rows, and whatever else were made of rows would show.
         sampled = kind == "all-reduce" and max(shape, default=1) <= 8192
         assert np.prod(shape) < 2048 or len(shape) == 1 or sampled, (kind, shape)
+
+
+def test_sums_of_wide_rows_meet_once(mesh):
+    rng = np.random.default_rng(0)
+    X, weights = rng.standard_normal((8 * 2048, 72)), rng.standard_normal((K, 8 * 2048))
+    rows = ("hosts", "devices")
+    Xs = jax.device_put(X.astype(np.float32), jax.NamedSharding(mesh, jax.P(rows, None)))
+    ws = jax.device_put(weights.astype(np.float32), jax.NamedSharding(mesh, jax.P(None, rows)))
+    found = jax.jit(row_sums).lower(ws, Xs).compile()
+    assert relative_error(found(ws, Xs), weights @ X) < 1e-5
+    assert [kind for _, kind, _ in MOVED.findall(found.as_text())] == ["all-reduce"]
 
 
 def test_rows_spread_by_hand_need_no_padding_of_the_user(mesh, data):
