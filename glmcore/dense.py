@@ -122,9 +122,7 @@ class DenseProblem(Problem):
         return jnp.broadcast_to(intercept[:, None], (intercept.size, self.y.size))
 
     def null_optimality(self) -> Float[Array, ""]:
-        # Where a fit starts at the null model, XLA computes this once.
-        _, residual = self.loss_and_residual(self.null_predictor())
-        return tree_norm(self.gradient(residual))
+        return tree_norm(self.look(self.null_predictor()).gradient)
 
     def extremes(self, params: GLMParams) -> Extremes:
         eta = self.without_absent(self.predictor(params))

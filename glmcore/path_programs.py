@@ -128,13 +128,13 @@ def run_piece(
 
     def beginning(problem: Problem, walk: _Walk) -> Run:
         if not lasting:
-            return Run.of(problem, walk.params, walk.seen, walk.state, solver)
+            return Run.of(problem, walk.params, problem.look(walk.seen), walk.state, solver)
         cache = solver.under(problem, walk.params, walk.seen)
         return Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
 
     def whole_gradient(seen: Any) -> GLMParams:
         eta = seen.eta if lasting else seen
-        return whole.gradient(whole.loss_and_residual(eta)[1])
+        return whole.look(eta).gradient
 
     def forward(walk: _Walk) -> _Walk:
         problem, everything = (_stronger(q, strengths[walk.count]) for q in (part, whole))
@@ -163,7 +163,7 @@ def run_piece(
     problem = _stronger(part, strengths[progress.count])
     state = solver.init(problem, params, seen)
     if lasting:
-        seen = solver.evaluate(problem, params, seen, state)
+        seen = solver.evaluate(problem, params, problem.look(seen), state)
     start = _Walk(
         progress.points, progress.count, params, state, seen, jnp.zeros((), bool)
     )

@@ -36,6 +36,16 @@ class Extremes(eqx.Module):
     bottom: Float[Array, " K"]
 
 
+class Look(eqx.Module):
+    """The loss where the linear predictor is ``eta``, its derivative in that, which is the
+    ``residual``, and in the parameters."""
+
+    eta: Float[Array, "K n"]
+    loss: Float[Array, ""]
+    residual: Float[Array, "K n"]
+    gradient: GLMParams
+
+
 class Problem(eqx.Module):
     r"""The objective of a fit in centred and scaled coordinates.
 
@@ -126,6 +136,10 @@ class Problem(eqx.Module):
     @abc.abstractmethod
     def extremes(self, params: GLMParams) -> Extremes:
         """How far the linear predictors of the samples reach, class by class."""
+
+    def look(self, eta: Float[Array, "K n"]) -> Look:
+        loss, residual = self.loss_and_residual(eta)
+        return Look(eta, loss, residual, self.gradient(residual))
 
     def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
         return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
@@ -257,8 +271,7 @@ class Problem(eqx.Module):
 
     def optimality_of(self, params: GLMParams) -> Float[Array, ""]:
         """:meth:`optimality`, gradient included: one pass forward and one back."""
-        _, residual = self.loss_and_residual(self.predictor(params))
-        return self.optimality(params, self.gradient(residual))
+        return self.optimality(params, self.look(self.predictor(params)).gradient)
 
     @property
     def rounding(self) -> Float[Array, ""]:

@@ -19,11 +19,11 @@ from glmcore.jit import quick_jit
 from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams
 from glmcore.penalties import penalises_all
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
-from glmcore.tree import where_needed
+from glmcore.tree import tree_norm, where_needed
 
 #: Share of tol that bounds the predicted relative distance of the objective to its minimum.
 _GAP_PER_TOL = 0.01
@@ -91,7 +91,7 @@ class Task(eqx.Module):
 
 
 class Run(eqx.Module):
-    """What moves from step to step; -1 of them are done where the first one is a look around."""
+    """What moves from step to step; -1 of them are done where the first one goes nowhere."""
 
     params: GLMParams
     state: Any
@@ -99,12 +99,12 @@ class Run(eqx.Module):
     n_iter: Int[Array, ""]
 
     @classmethod
-    def of(cls, problem: Problem, params: GLMParams, eta: Array, state: Any, solver: Any) -> "Run":
-        """At ``params``, whose linear predictor is ``eta``, before the first step."""
-        blank = solver.blank(params, eta)
+    def of(cls, problem: Problem, params: GLMParams, look: Look, state: Any, solver: Any) -> "Run":
+        """At ``params``, at which ``look`` is, before the first step."""
+        blank = solver.blank(problem, params, look)
         if blank is not None:
             return cls(params, state, blank, jnp.full((), -1, jnp.int32))
-        cache = solver.evaluate(problem, params, eta, state)
+        cache = solver.evaluate(problem, params, look, state)
         return cls(params, state, cache, jnp.zeros((), jnp.int32))
 
 
@@ -117,10 +117,11 @@ def start(
     """The fit before its first step."""
     params = starting_params(problem, init_params)
     eta = problem.null_predictor() if init_params is None else problem.predictor(params)
+    look = problem.look(eta)
     state = solver.init(problem, params, eta)
-    yard = yardstick(problem, solver, problem.null_optimality())
-    task = Task(problem, solver, yard, may_be_separable)
-    return task, Run.of(problem, params, eta, state, solver)
+    null = tree_norm(look.gradient) if init_params is None else problem.null_optimality()
+    task = Task(problem, solver, yardstick(problem, solver, null), may_be_separable)
+    return task, Run.of(problem, params, look, state, solver)
 
 
 def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMParams:
@@ -263,7 +264,7 @@ def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     params = problem.start(problem.coordinates.from_user(params))
     eta = problem.predictor(params)
     state = solver.init(problem, params, eta)
-    cache = solver.evaluate(problem, params, eta, state)
+    cache = solver.evaluate(problem, params, problem.look(eta), state)
     task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
     run = Run(params, state, cache, jnp.zeros((), jnp.int32))
     return _solver_state(task, run, HeldOut.nothing(weight.dtype))
@@ -278,7 +279,7 @@ def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, S
     params = problem.start(coordinates.from_user(params))
     eta = problem.predictor(params)
     held_out = state.held_out.and_then(-problem.loss(eta), jnp.sum(weight))
-    cache = solver.evaluate(problem, params, eta, state.solver)
+    cache = solver.evaluate(problem, params, problem.look(eta), state.solver)
     run = Run(*solver.update(problem, params, state.solver, cache), state.n_iter + 1)
     task = Task(problem, solver, state.yardstick)
     return coordinates.to_user(run.params), _solver_state(task, run, held_out)

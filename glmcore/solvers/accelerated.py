@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing, as_float
 from glmcore.tree import tree_dot, tree_norm, tree_sub
 
@@ -84,20 +84,19 @@ class AbstractAccelerated(AbstractSolver):
         self,
         problem: Problem,
         params: GLMParams,
-        eta: Float[Array, "K n"],
+        look: Look,
         state: AcceleratedState,
     ) -> AcceleratedCache:
-        loss, residual = problem.loss_and_residual(eta)
-        optimality = problem.optimality(params, problem.gradient(residual))
+        optimality = problem.optimality(params, look.gradient)
         return AcceleratedCache(
-            eta=eta,
+            eta=look.eta,
             previous_eta=problem.predictor(state.previous),
             best=optimality,
             since_best=jnp.zeros((), jnp.int32),
             progress=Standing(
-                objective=loss + problem.penalty_value(params.coef),
+                objective=look.loss + problem.penalty_value(params.coef),
                 optimality=optimality,
-                gap=jnp.zeros_like(loss),
+                gap=jnp.zeros_like(look.loss),
                 stalled=jnp.zeros((), bool),
             ),
         )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.tree import is_real
 
 
@@ -82,14 +82,14 @@ class AbstractSolver(eqx.Module):
 
     @abc.abstractmethod
     def evaluate(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"], state: Any
+        self, problem: Problem, params: GLMParams, look: Look, state: Any
     ) -> Any:
-        """Cache of ``params`` on the rows of ``problem``; it has a field ``progress``."""
+        """Cache of ``params``, at which ``look`` is; it has a field ``progress``."""
 
-    def blank(self, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
-        """A cache from which :meth:`step` stays at ``params`` and evaluates them, so that a loop of
-        steps needs no :meth:`evaluate` before it, which would be compiled twice.  None: there is
-        none."""
+    def blank(self, problem: Problem, params: GLMParams, look: Look) -> Any:
+        """A cache from which :meth:`step` stays at ``params`` and only makes ready for the next
+        step, so that a loop of steps needs no :meth:`evaluate` before it, which would be compiled
+        twice.  None: there is none."""
         return None
 
     @abc.abstractmethod

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
 
@@ -57,9 +57,9 @@ class DescentCache(eqx.Module):
     progress: Standing
 
     @property
-    def seen(self) -> Bool[Array, ""]:
-        """Whether anything is known of this point: a fit would have ended at such an objective."""
-        return self.progress.objective < jnp.inf
+    def directed(self) -> Bool[Array, ""]:
+        """Whether there is a direction to go."""
+        return self.failures >= 0
 
     @classmethod
     def of(
@@ -97,38 +97,43 @@ class AbstractDescent(AbstractSolver):
         self,
         problem: Problem,
         params: GLMParams,
-        eta: Float[Array, "K n"],
+        look: Look,
         state: AbstractMemory,
     ) -> DescentCache:
-        loss, residual = problem.loss_and_residual(eta)
-        objective = loss + problem.penalty_value(params.coef)
-        gradient = _gradient(problem, params, residual)
-        direction = state.direction(problem, eta, gradient)
-        return DescentCache.of(eta, objective, gradient, direction, jnp.zeros((), jnp.int32))
+        cache = self.blank(problem, params, look)
+        direction = state.direction(problem, cache.eta, cache.gradient)
+        return eqx.tree_at(lambda c: c.failures, cache, 0 * cache.failures).along(direction)
 
-    def blank(self, params: GLMParams, eta: Float[Array, "K n"]) -> DescentCache:
+    def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
+        objective = look.loss + problem.penalty_value(params.coef)
+        gradient = _penalised(problem, params, look.gradient)
         nowhere = jax.tree.map(jnp.zeros_like, params)
-        unseen = jnp.full((), jnp.inf, eta.dtype)
-        return DescentCache.of(eta, unseen, nowhere, nowhere, jnp.zeros((), jnp.int32))
+        return DescentCache.of(look.eta, objective, gradient, nowhere, jnp.full((), -1, jnp.int32))
 
     def step(
         self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
     ) -> tuple[GLMParams, AbstractMemory, DescentCache]:
-        seen = cache.seen
-        change = jax.lax.cond(
-            seen, lambda: problem.predictor(cache.direction), lambda: jnp.zeros_like(cache.eta)
-        )
-        trial = _line_search(problem, params, cache, change, self.slope_left)
-        accepted = trial.accepted | ~seen
-        step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
+        def move():
+            change = problem.predictor(cache.direction)
+            trial = _line_search(problem, params, cache, change, self.slope_left)
+            accepted = trial.accepted
+            step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
+            eta = cache.eta + jnp.where(accepted, trial.alpha * change, 0)
+            there = jax.tree.map(jnp.add, params, step)
+            gradient = _penalised(problem, there, problem.gradient(trial.residual))
+            gradient = tree_where(accepted, gradient, cache.gradient)
+            objective = jnp.where(accepted, trial.objective, cache.progress.objective)
+            return step, eta, gradient, objective, accepted
+
+        def stay():
+            objective = cache.progress.objective
+            return cache.direction, cache.eta, cache.gradient, objective, jnp.ones((), bool)
+
+        step, eta, gradient, objective, accepted = jax.lax.cond(cache.directed, move, stay)
         params = jax.tree.map(jnp.add, params, step)
-        eta = cache.eta + jnp.where(accepted, trial.alpha * change, 0)
-        gradient = _gradient(problem, params, trial.residual)
         remembered = _remember(state, step, tree_sub(gradient, cache.gradient), gradient)
         # After a failed search: forget the past, try the preconditioned gradient once more.
         state = tree_where(accepted, remembered, state.forget())
-        gradient = tree_where(accepted, gradient, cache.gradient)
-        objective = jnp.where(accepted, trial.objective, cache.progress.objective)
         failures = jnp.where(accepted, 0, cache.failures + 1)
         direction = state.direction(problem, eta, gradient)
         return params, state, DescentCache.of(eta, objective, gradient, direction, failures)
@@ -137,8 +142,8 @@ class AbstractDescent(AbstractSolver):
         return cache.progress
 
 
-def _gradient(problem: Problem, params: GLMParams, residual: Float[Array, "K n"]) -> GLMParams:
-    loss = problem.gradient(residual)
+def _penalised(problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
+    """The gradient of the objective from that of the loss."""
     return GLMParams(loss.coef + problem.penalty_gradient(params.coef), loss.intercept)
 
 
@@ -211,8 +216,10 @@ def _line_search(
         return problem.penalty_value(params.coef + alpha * cache.direction.coef)
 
     def attempt(trial: _Trial) -> _Trial:
-        alpha = trial.next_alpha
-        loss, residual = problem.loss_and_residual(cache.eta + alpha * change)
+        # Labels that seem to change, or XLA would write a one-hot matrix of them before the loop.
+        alpha, y = jax.lax.optimization_barrier((trial.next_alpha, problem.y))
+        labelled = eqx.tree_at(lambda q: q.y, problem, y)
+        loss, residual = labelled.loss_and_residual(cache.eta + alpha * change)
         value, penalty_slope = jax.jvp(penalty, (alpha,), (jnp.ones_like(alpha),))
         objective = loss + value
         slope = jnp.sum(residual * change) + penalty_slope
@@ -221,7 +228,6 @@ def _line_search(
         bracket = trial.bracket(slope, decreased)
         return _Trial(alpha, *bracket, objective, residual, accepted, trial.count + 1)
 
-    most = jnp.where(cache.seen, _MAX_TRIALS, 1)
     return jax.lax.while_loop(
-        lambda trial: ~trial.accepted & (trial.count < most), attempt, _Trial.first(cache)
+        lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, _Trial.first(cache)
     )

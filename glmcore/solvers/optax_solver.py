@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.tree import tree_norm
 
@@ -54,19 +54,17 @@ class Optax(AbstractSolver):
         return self.transformation.init(problem.coordinates.to_user(params))
 
     def evaluate(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"], state: Any
+        self, problem: Problem, params: GLMParams, look: Look, state: Any
     ) -> OptaxCache:
-        coordinates = problem.coordinates
-        loss, residual = problem.loss_and_residual(eta)
-        inner = problem.gradient(residual)
+        coordinates, inner = problem.coordinates, look.gradient
         inner = GLMParams(inner.coef + problem.penalty_gradient(params.coef), inner.intercept)
         # The chain rule through coef = a coef', intercept = intercept' - m coef.
         coef = inner.coef / coordinates.scale
         coef = coef + coordinates.centre[:, None] * inner.intercept[None, :]
         progress = Standing(
-            objective=loss + problem.penalty_value(params.coef),
+            objective=look.loss + problem.penalty_value(params.coef),
             optimality=tree_norm(inner),
-            gap=jnp.zeros_like(loss),
+            gap=jnp.zeros_like(look.loss),
             stalled=jnp.zeros((), bool),
         )
         return OptaxCache(GLMParams(coordinates.split(coef), inner.intercept), progress)
@@ -75,7 +73,8 @@ class Optax(AbstractSolver):
         self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache
     ) -> tuple[GLMParams, Any, OptaxCache]:
         params, state, _ = self.update(problem, params, state, cache)
-        return params, state, self.evaluate(problem, params, problem.predictor(params), state)
+        look = problem.look(problem.predictor(params))
+        return params, state, self.evaluate(problem, params, look, state)
 
     def update(
         self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
-from glmcore.problem import Problem
+from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.solvers.quadratic import Quadratic, minimise, stacked, unstacked
 from glmcore.tree import tree_dot, tree_sub, tree_where
@@ -97,13 +97,11 @@ class ProximalNewton(AbstractSolver):
         self,
         problem: Problem,
         params: GLMParams,
-        eta: Float[Array, "K n"],
+        look: Look,
         state: ProximalNewtonState,
     ) -> ProximalNewtonCache:
-        loss, residual = problem.loss_and_residual(eta)
-        gradient, none = problem.gradient(residual), jnp.zeros((), jnp.int32)
-        infinite = jnp.full_like(loss, jnp.inf)
-        return _cache(problem, params, eta, loss, gradient, infinite, none, none)
+        none, infinite = jnp.zeros((), jnp.int32), jnp.full_like(look.loss, jnp.inf)
+        return _cache(problem, params, look.eta, look.loss, look.gradient, infinite, none, none)
 
     def step(
         self,

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.dense import DenseProblem
 from glmcore.params import GLMParams
+from glmcore.problem import Look
 from glmcore.solvers.accelerated import as_stepsize
 from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
 from glmcore.solvers.preconditioner import Preconditioner
@@ -152,9 +153,9 @@ class AbstractSVRG(AbstractSolver):
         return SVRGState(stepsize, metric, jnp.zeros((), jnp.int32))
 
     def evaluate(
-        self, problem: DenseProblem, params: GLMParams, eta: Float[Array, "K n"], state: SVRGState
+        self, problem: DenseProblem, params: GLMParams, look: Look, state: SVRGState
     ) -> SVRGCache:
-        return self._refer(problem, params, eta, Sampler.of(problem))
+        return self._refer(problem, params, look, Sampler.of(problem))
 
     def step(
         self, problem: DenseProblem, params: GLMParams, state: SVRGState, cache: SVRGCache
@@ -162,7 +163,7 @@ class AbstractSVRG(AbstractSolver):
         new = self._epoch(problem, params, state, cache)
         # The loss is blind to the level of the classes: gradients would only creep along it.
         new = GLMParams(problem.level(new.coef), new.intercept)
-        there = self._refer(problem, new, problem.predictor(new), cache.sampler)
+        there = self._refer(problem, new, problem.look(problem.predictor(new)), cache.sampler)
         downhill, seen, factor = _judge(problem, (params, cache), (new, there))
         fixed = jnp.asarray(self.stepsize > 0)
         stepsize = jnp.where(fixed, self.stepsize, factor * state.stepsize)
@@ -199,23 +200,21 @@ class AbstractSVRG(AbstractSolver):
         self,
         problem: DenseProblem,
         params: GLMParams,
-        eta: Float[Array, "K n"],
+        look: Look,
         sampler: Sampler,
     ) -> SVRGCache:
         """All that an epoch has to know of its reference point."""
-        loss, residual = problem.loss_and_residual(eta)
-        gradient = problem.gradient(residual)
-        optimality = problem.optimality(params, gradient)
+        optimality = problem.optimality(params, look.gradient)
         weight = problem.weight[None, :]
-        residual = jnp.where(weight > 0, residual / jnp.where(weight > 0, weight, 1), 0)
+        residual = jnp.where(weight > 0, look.residual / jnp.where(weight > 0, weight, 1), 0)
         progress = Standing(
-            objective=loss + problem.penalty_value(params.coef),
+            objective=look.loss + problem.penalty_value(params.coef),
             optimality=optimality,
-            gap=jnp.zeros_like(loss),
+            gap=jnp.zeros_like(look.loss),
             stalled=jnp.zeros((), bool),
         )
         none = jnp.zeros((), jnp.int32)
-        return SVRGCache(gradient, residual.T, sampler, optimality, none, progress)
+        return SVRGCache(look.gradient, residual.T, sampler, optimality, none, progress)
 
     def _epoch(
         self, problem: DenseProblem, params: GLMParams, state: SVRGState, cache: SVRGCache
