@@ -119,10 +119,15 @@ class Categorical(AbstractObservations):
     def negative_log_likelihood(
         self, eta: Float[Array, "*n K"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
-        if is_log_softmax(inverse_link):
-            # The label's predictor first: of large numbers the differences are exact.
-            return jax.nn.logsumexp(eta - self._pick(eta, y)[..., None], axis=-1)
-        return -self._pick(inverse_link(eta), y)
+        if not is_log_softmax(inverse_link):
+            return -self._pick(inverse_link(eta), y)
+        # The label's predictor first: of large numbers the differences are exact.
+        ahead = eta - self._pick(eta, y)[..., None]
+        top = jax.lax.stop_gradient(jnp.max(ahead, axis=-1))
+        exp = jnp.exp(ahead - top[..., None])
+        others = jnp.sum(jnp.where(self._is_label(y), 0, exp), axis=-1)
+        # A sum with the one of a label that leads would round the small others away.
+        return top + jnp.log1p(jnp.where(top == 0, others, jnp.sum(exp, axis=-1) - 1))
 
     def value_and_residual(
         self, eta: Float[Array, "K *n"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
@@ -134,12 +139,16 @@ class Categorical(AbstractObservations):
             )
             return value, pullback(jnp.ones_like(value))[0]
         # Written out, not differentiated: one exponential serves the value and the derivative.
+        # What the other classes have counts: beside a label that is nearly certain it is small,
+        # and a difference to one would round it away.
         is_label = self._is_label(y, axis=0)
         top = _over_classes(jnp.maximum, jnp.max, eta)
         exp = jnp.exp(eta - top[None])
         total = _over_classes(jnp.add, jnp.sum, exp)
-        own = _over_classes(jnp.add, jnp.sum, jnp.where(is_label, eta, 0))
-        return jnp.log(total) + (top - own), exp / total[None] - is_label
+        others = _over_classes(jnp.add, jnp.sum, jnp.where(is_label, 0, exp))
+        behind = top - _over_classes(jnp.add, jnp.sum, jnp.where(is_label, eta, 0))
+        value = jnp.log1p(jnp.where(behind == 0, others, total - 1)) + behind
+        return value, jnp.where(is_label, -others[None], exp) / total[None]
 
     def divergence(
         self,

@@ -68,6 +68,25 @@ def test_negative_log_likelihood(precision):
     )
 
 
+def test_a_nearly_certain_label_keeps_its_relative_accuracy(precision):
+    eta = ETA.copy()
+    eta[np.arange(N), Y] = eta.max(axis=1) + np.linspace(0, 60, N)
+    eta, y = arrays(precision, eta, Y)
+    exact = np.asarray(eta, np.float64)
+    odds = np.exp(exact - exact[np.arange(N), Y][:, None])
+    odds[np.arange(N), Y] = 0
+    others = odds.sum(axis=1)
+    residual = odds / (1 + others[:, None])
+    residual[np.arange(N), Y] = -others / (1 + others)
+    rtol = 200 * np.finfo(precision).eps
+    value, found = value_and_residual(eta, y)
+    np.testing.assert_allclose(value, np.log1p(others), rtol=rtol)
+    np.testing.assert_allclose(found, residual, rtol=rtol)
+    np.testing.assert_allclose(nll(eta, y), np.log1p(others), rtol=rtol)
+    derivative = jax.grad(lambda eta: jnp.sum(nll(eta, y)))(eta)
+    np.testing.assert_allclose(derivative, residual, rtol=rtol)
+
+
 def test_residual_is_the_derivative(x64):
     eta, y = jnp.asarray(ETA), jnp.asarray(Y)
     _, residual = value_and_residual(eta, y)
