@@ -144,11 +144,11 @@ class Categorical(AbstractObservations):
         is_label = self._is_label(y, axis=0)
         top = _over_classes(jnp.maximum, jnp.max, eta)
         exp = jnp.exp(eta - top[None])
-        total = _over_classes(jnp.add, jnp.sum, exp)
+        label = _over_classes(jnp.add, jnp.sum, jnp.where(is_label, exp, 0))
         others = _over_classes(jnp.add, jnp.sum, jnp.where(is_label, 0, exp))
         behind = top - _over_classes(jnp.add, jnp.sum, jnp.where(is_label, eta, 0))
-        value = jnp.log1p(jnp.where(behind == 0, others, total - 1)) + behind
-        return value, jnp.where(is_label, -others[None], exp) / total[None]
+        residual = jnp.where(is_label, -others[None], exp) / (others + label)[None]
+        return jnp.log1p(others + (label - 1)) + behind, residual
 
     def divergence(
         self,

@@ -98,6 +98,14 @@ def test_residual_is_the_derivative(x64):
         np.testing.assert_allclose(residual[:, k], (ahead - behind) / 2e-5, atol=1e-8)
 
 
+def test_values_have_their_derivative_where_classes_tie(precision):
+    eta, y = jnp.zeros((K, K), precision), jnp.arange(K)
+    expected = 1 / K - np.eye(K)
+    for value in (nll, lambda eta, y: value_and_residual(eta, y)[0]):
+        found = jax.grad(lambda eta: jnp.sum(value(eta, y)))(eta)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=4 * np.finfo(precision).eps)
+
+
 def test_leading_axes_are_batches():
     eta, y = jnp.asarray(ETA.reshape(5, 10, K), jnp.float32), jnp.asarray(Y.reshape(5, 10))
     np.testing.assert_array_equal(nll(eta, y).ravel(), nll(eta.reshape(N, K), y.ravel()))
