@@ -138,6 +138,7 @@ class Problem(eqx.Module):
         """How far the linear predictors of the samples reach, class by class."""
 
     def look(self, eta: Float[Array, "K n"]) -> Look:
+        """Loss, residual and gradient where the linear predictor is ``eta``: one product back."""
         loss, residual = self.loss_and_residual(eta)
         return Look(eta, loss, residual, self.gradient(residual))
 

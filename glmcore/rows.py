@@ -33,7 +33,7 @@ def _sums_of_blocks(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Flo
 def _sums_in_cache(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """One block after the other, each copied to a cache, on every device that shares the rows."""
     (n, p), K = X.shape, weights.shape[0]
-    n_devices = 1 if n % jax.device_count() else jax.device_count()
+    n_devices = _n_devices(n)
     n_blocks = _n_blocks(n // n_devices, max(BLOCK_ROWS, _CACHED_NUMBERS // (2 * p)))
     X = X.reshape(n_devices, n_blocks, -1, p)
     weights = weights.reshape(K, n_devices, n_blocks, -1)
@@ -90,8 +90,8 @@ def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:
 
 def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r p"]:
     """The triangle of every block; at a time one on each device, which has the same many."""
-    n_devices = jax.device_count()
-    if n_devices == 1 or blocks.shape[0] % n_devices:
+    n_devices = _n_devices(blocks.shape[0])
+    if n_devices == 1:
         return jax.lax.map(qr_triangle, blocks)
     per_device = blocks.reshape(n_devices, -1, *blocks.shape[1:])
 
@@ -101,6 +101,11 @@ def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r
 
     triangles = jax.lax.map(nth, jnp.arange(per_device.shape[1], dtype=jnp.int32))
     return triangles.swapaxes(0, 1).reshape(-1, *triangles.shape[2:])
+
+
+def _n_devices(n: int) -> int:
+    """Devices that may share ``n`` things, the same many each."""
+    return 1 if n % jax.device_count() else jax.device_count()
 
 
 def _n_blocks(n: int, block_rows: int = BLOCK_ROWS) -> int:

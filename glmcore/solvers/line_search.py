@@ -77,8 +77,8 @@ class DescentCache(eqx.Module):
 
     def along(self, direction: GLMParams) -> "DescentCache":
         """The same point with another direction."""
-        objective = self.progress.objective
-        return DescentCache.of(self.eta, objective, self.gradient, direction, self.failures)
+        objective, failures = self.progress.objective, jnp.maximum(self.failures, 0)
+        return DescentCache.of(self.eta, objective, self.gradient, direction, failures)
 
 
 class AbstractDescent(AbstractSolver):
@@ -101,8 +101,7 @@ class AbstractDescent(AbstractSolver):
         state: AbstractMemory,
     ) -> DescentCache:
         cache = self.blank(problem, params, look)
-        direction = state.direction(problem, cache.eta, cache.gradient)
-        return eqx.tree_at(lambda c: c.failures, cache, 0 * cache.failures).along(direction)
+        return cache.along(state.direction(problem, cache.eta, cache.gradient))
 
     def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
         objective = look.loss + problem.penalty_value(params.coef)
@@ -123,20 +122,19 @@ class AbstractDescent(AbstractSolver):
             gradient = _penalised(problem, there, problem.gradient(trial.residual))
             gradient = tree_where(accepted, gradient, cache.gradient)
             objective = jnp.where(accepted, trial.objective, cache.progress.objective)
-            return step, eta, gradient, objective, accepted
+            return there, step, eta, gradient, objective, accepted
 
         def stay():
-            objective = cache.progress.objective
-            return cache.direction, cache.eta, cache.gradient, objective, jnp.ones((), bool)
+            objective, done = cache.progress.objective, jnp.ones((), bool)
+            return params, cache.direction, cache.eta, cache.gradient, objective, done
 
-        step, eta, gradient, objective, accepted = jax.lax.cond(cache.directed, move, stay)
-        params = jax.tree.map(jnp.add, params, step)
+        there, step, eta, gradient, objective, accepted = jax.lax.cond(cache.directed, move, stay)
         remembered = _remember(state, step, tree_sub(gradient, cache.gradient), gradient)
         # After a failed search: forget the past, try the preconditioned gradient once more.
         state = tree_where(accepted, remembered, state.forget())
         failures = jnp.where(accepted, 0, cache.failures + 1)
         direction = state.direction(problem, eta, gradient)
-        return params, state, DescentCache.of(eta, objective, gradient, direction, failures)
+        return there, state, DescentCache.of(eta, objective, gradient, direction, failures)
 
     def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Standing:
         return cache.progress

@@ -33,7 +33,8 @@ class Curvature(AbstractMemory):
     ``damping`` times the gradient norm is added to the Hessian (Doikov, 2023, "Minimizing
     quasi-self-concordant functions by gradient regularization of Newton method"): 0 until a line
     search fails, which far from the optimum it can, where the loss is all slopes and edges.
-    ``yardstick`` is the norm of the loss gradient at the null model.
+    ``yardstick`` is the norm of the loss gradient at the null model; a factor does without, and
+    then it is 0.
     """
 
     yardstick: Float[Array, ""]
@@ -42,7 +43,7 @@ class Curvature(AbstractMemory):
     def direction(
         self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
     ) -> GLMParams:
-        if gradient.coef.size + gradient.intercept.size <= _DENSE_PARAMS:
+        if _has_factor(gradient):
             return _by_factor(problem, eta, gradient, self.damping)
         return _by_products(problem, eta, gradient, self)
 
@@ -52,6 +53,11 @@ class Curvature(AbstractMemory):
 
     def forget(self) -> "Curvature":
         return Curvature(self.yardstick, jnp.maximum(4 * self.damping, 1))
+
+
+def _has_factor(params: GLMParams) -> bool:
+    """Whether the Hessian in these parameters is formed and factorised."""
+    return params.coef.size + params.intercept.size <= _DENSE_PARAMS
 
 
 def _by_factor(
@@ -185,8 +191,8 @@ class Newton(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> Curvature:
-        yardstick = problem.null_optimality()
-        return Curvature(yardstick, jnp.zeros_like(yardstick))
+        zero = jnp.zeros_like(params.intercept[0])
+        return Curvature(zero if _has_factor(params) else problem.null_optimality(), zero)
 
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
