@@ -81,11 +81,10 @@ class DenseProblem(Problem):
         return self.weight.size
 
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
-        product = self.X @ (self.stretch * params.coef)
+        eta = self.X @ (self.stretch * params.coef) + params.intercept[None, :]
         # The barriers keep XLA from turning the transpose into a product in a slow layout, and
         # from transposing once for each of its readers.
-        transposed = jax.lax.optimization_barrier(product).T
-        return jax.lax.optimization_barrier(transposed + params.intercept[:, None])
+        return jax.lax.optimization_barrier(jax.lax.optimization_barrier(eta).T)
 
     def loss_and_residual(
         self, eta: Float[Array, "K n"]

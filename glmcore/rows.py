@@ -12,38 +12,14 @@ from glmcore.factors import qr_triangle
 BLOCK_ROWS = 512
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
-#: Fewest features of which a product reads rows faster after they have been copied to a cache.
-_FEATURES_TO_CACHE = 64
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """``weights @ X``."""
-    if X.shape[1] < _FEATURES_TO_CACHE or X.size <= _CACHED_NUMBERS:
-        return _sums_of_blocks(weights, X)
-    return jax.lax.platform_dependent(weights, X, cpu=_sums_in_cache, default=_sums_of_blocks)
-
-
-def _sums_of_blocks(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     n_blocks, p = _n_blocks(X.shape[0]), X.shape[1]
     weights = weights.reshape(weights.shape[0], n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)
-
-
-def _sums_in_cache(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
-    """One block after the other, each copied to a cache, on every device that shares the rows."""
-    (n, p), K = X.shape, weights.shape[0]
-    n_devices = _n_devices(n)
-    n_blocks = _n_blocks(n // n_devices, max(BLOCK_ROWS, _CACHED_NUMBERS // (2 * p)))
-    X = X.reshape(n_devices, n_blocks, -1, p)
-    weights = weights.reshape(K, n_devices, n_blocks, -1)
-
-    def add(i: Int[Array, ""], total: Float[Array, "n_devices K p"]):
-        rows = jax.lax.dynamic_index_in_dim(X, i, axis=1, keepdims=False)
-        some = jax.lax.dynamic_index_in_dim(weights, i, axis=2, keepdims=False)
-        return total + jnp.einsum("kdn,dnp->dkp", some, rows)
-
-    return jnp.sum(jax.lax.fori_loop(0, n_blocks, add, jnp.zeros((n_devices, K, p), X.dtype)), axis=0)
 
 
 def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Array, " p"]:
