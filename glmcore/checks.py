@@ -7,7 +7,7 @@ from typing import Any, Optional
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
@@ -16,6 +16,7 @@ from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
+from glmcore.status import Status
 from glmcore.tree import is_concrete, is_real
 
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
@@ -125,6 +126,20 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
             raise ValueError(
                 f"y must hold class indices from 0 to {n_classes - 1}, found {low} to {high}"
             )
+
+
+def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[jax.Array, " n"]:
+    """Which labels of rows with weight are no class's: for labels that only a compiled program
+    sees, which has no errors."""
+    return ((y < 0) | (y >= n_classes)) & (weight > 0)
+
+
+def status_of_labels(status: Status, y: Any, weight: Any, n_classes: int) -> Status:
+    """``status``, unless there are such labels."""
+    if is_concrete(y):  # they have been refused
+        return status
+    unknown = jnp.any(unknown_labels(y, weight, n_classes))
+    return Status.where(unknown, Status.unknown_label, status)
 
 
 def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from glmcore.checks import check_count, check_data, check_model, check_penalty
+from glmcore.checks import check_count, check_data, check_model, check_penalty, status_of_labels
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
@@ -152,7 +152,8 @@ def regularization_path(
     falling = jnp.argsort(-strengths)
     points = path.walk(_padded(strengths[falling]), until=strengths.size).points
     points = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], points)
-    return _result(strengths, points, X)
+    status = status_of_labels(points.status, y, weight, model.observations.n_outputs)
+    return _result(strengths, eqx.tree_at(lambda p: p.status, points, status), X)
 
 
 def _first(path: "_Path", n_strengths: int) -> Float[Array, ""]:

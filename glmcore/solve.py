@@ -2,10 +2,20 @@
 
 from typing import Any, Optional
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from glmcore.checks import check_data, check_model, check_params, check_penalty, check_state
+from glmcore.checks import (
+    check_data,
+    check_model,
+    check_params,
+    check_penalty,
+    check_state,
+    status_of_labels,
+    unknown_labels,
+)
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
 from glmcore.many import run_many
@@ -145,7 +155,9 @@ def fit(
     args = (model, X, y, weight, init_params, solver)
     if not is_concrete(args):
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
-        return run_many(*args, side_by_side)
+        result = run_many(*args, side_by_side)
+        status = status_of_labels(result.status, y, weight, model.observations.n_outputs)
+        return eqx.tree_at(lambda r: r.status, result, status)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)
     else:
@@ -242,6 +254,9 @@ def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
 def _checked(model, params, X, y, solver, sample_weight):
     check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
+    if not is_concrete(y):  # as what is outside an array is NaN to JAX
+        unknown = unknown_labels(y, weight, model.observations.n_outputs)
+        weight = jnp.where(unknown, jnp.nan, weight)
     check_penalty(model, X)
     params = automatic(X, check_params(model, params, X))
     solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)

@@ -40,6 +40,10 @@ class Status(eqx.Enumeration):
     )
     nonfinite = "the objective or its gradient is not finite"
     missing_class = "converged; classes without weight were left out"
+    unknown_label = (
+        "some labels are not from 0 to K - 1; inside jax.jit or jax.vmap only this status can tell, "
+        "and the answer is of no use"
+    )
 
 
 _NAMES = (
@@ -51,6 +55,7 @@ _NAMES = (
     "separable",
     "nonfinite",
     "missing_class",
+    "unknown_label",
 )
 
 

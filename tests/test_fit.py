@@ -391,7 +391,7 @@ def test_zero_tolerance_ends_at_the_rounding_level(spec, precision):
 
 
 def test_every_status_has_a_message():
-    for name in ("converged", "out_of_steps", "stalled", "far_from_zero", "separable", "nonfinite", "missing_class"):
+    for name in ("converged", "out_of_steps", "stalled", "far_from_zero", "separable", "nonfinite", "missing_class", "unknown_label"):
         assert isinstance(glmcore.Status[getattr(glmcore.Status, name)], str)
 
 

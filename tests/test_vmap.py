@@ -99,6 +99,31 @@ def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     assert is_status(glmcore.fit(glm, X[1], y[1]), "nonfinite")
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_lane_with_a_label_that_is_no_class(label, x64):
+    glm = model(glmcore.Ridge(0.1))
+    X, y = map(jnp.asarray, small())
+    labels = jnp.stack([y, y.at[5].set(label), y.at[5].set(label)])
+    weights = jnp.ones((3, 60)).at[2, 5].set(0)  # a row that does not count may have any label
+    batch = over(lambda y, w: glmcore.fit(glm, X, y, sample_weight=w))(labels, weights)
+    for lane, name in enumerate(("converged", "unknown_label", "converged")):
+        assert is_status(of_lane(batch, lane), name), glmcore.Status[of_lane(batch.status, lane)]
+    agree(batch, 0, glmcore.fit(glm, X, y))
+    agree(batch, 2, glmcore.fit(glm, X, y, sample_weight=weights[2]))
+
+
+def test_a_label_that_is_no_class_inside_a_program():
+    glm = model(glmcore.Ridge(0.1))
+    X, y = map(jnp.asarray, small())
+    strange = y.at[5].set(3)
+    path = jax.jit(lambda y: glmcore.regularization_path(glm, X, y, n_strengths=2))(strange)
+    assert glmcore.status_name(path.status) == ["unknown_label"] * 2
+    params = glm.initialize_params(X, y)
+    state = glmcore.init_state(glm, params, X, y)
+    after, _ = jax.jit(lambda y: glmcore.update(glm, params, state, X, y))(strange)
+    assert jnp.isnan(after.coef).all()
+
+
 @pytest.mark.slow
 def test_trouble_among_lanes_that_share_features(x64):
     """Targets by strengths, one batch inside the other: a target lacks a class, another is
