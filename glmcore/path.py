@@ -19,8 +19,8 @@ from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ri
 from glmcore.solve import default_solver, fit_size
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
-from glmcore.status import Status, has_converged
-from glmcore.tree import is_concrete, is_real
+from glmcore.status import Status, has_converged, tally
+from glmcore.tree import is_at_hand, is_concrete, is_real
 
 _PENALTIES = (Ridge, Lasso, ElasticNet, GroupLasso)
 #: A path of Ridge begins at so many times the largest strength that a Lasso has a use for.
@@ -69,6 +69,17 @@ class PathResult(eqx.Module):
     def converged(self) -> Array:
         """Whether each answer is within ``tol``."""
         return has_converged(self.status)
+
+    def __repr__(self) -> str:
+        if not is_at_hand(self) or not self.strengths.size:
+            return super().__repr__()
+        (low, high), (few, many) = (
+            (np.min(part), np.max(part)) for part in (self.strengths, self.nonzeros)
+        )
+        return (
+            f"PathResult({self.strengths.size} fits, strengths from {high:.3g} to {low:.3g}: "
+            f"{tally(self.status)}; {few} to {many} nonzeros)"
+        )
 
 
 def regularization_path(
@@ -317,8 +328,11 @@ def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
         raise TypeError(f"strengths must be real numbers, found dtype {array.dtype}")
     if is_concrete(array):
         values = np.asarray(array)
-        if not np.all(np.isfinite(values) & (values > 0)):
-            raise ValueError("strengths must be finite and positive")
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            raise ValueError(
+                f"strengths must be finite and positive, found {values[bad][0]} at index {bad.argmax()}"
+            )
     return array
 
 

@@ -15,7 +15,8 @@ from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.solve import fit
 from glmcore.solvers.base import AbstractSolver
-from glmcore.status import Status, has_converged
+from glmcore.status import Status, has_converged, tally
+from glmcore.tree import is_at_hand
 
 #: Numbers in the weights of the fits that go side by side.
 _WEIGHTS_AT_ONCE = 2**26
@@ -35,6 +36,11 @@ class _Refits(eqx.Module):
     def converged(self) -> Array:
         """Whether each answer is within ``tol``, one a fit."""
         return has_converged(self.status)
+
+    def __repr__(self) -> str:
+        if not is_at_hand(self):
+            return super().__repr__()
+        return f"{type(self).__name__}({self.converged.size} fits: {tally(self.status)})"
 
 
 class BootstrapResult(_Refits):

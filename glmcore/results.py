@@ -4,11 +4,13 @@ from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import Coordinates
 from glmcore.params import GLMParams
-from glmcore.status import Status, has_converged
+from glmcore.status import Status, has_converged, status_name, tally
+from glmcore.tree import is_at_hand
 
 #: What a batch counts in the running mean of held-out log-likelihoods after one more.
 _MEMORY = 0.99
@@ -111,6 +113,17 @@ class FitResult(eqx.Module):
     def converged(self) -> Bool[Array, "..."]:
         """Whether the answer is within ``tol``."""
         return has_converged(self.status)
+
+    def __repr__(self) -> str:
+        if not is_at_hand(self):
+            return super().__repr__()
+        if np.ndim(self.n_iter):
+            size, most = self.n_iter.size, np.max(self.n_iter)
+            return f"FitResult({size} fits: {tally(self.status)}; n_iter up to {most})"
+        return (
+            f"FitResult({status_name(self.status)}, n_iter={int(self.n_iter)}, "
+            f"objective={float(self.objective):.6g}, optimality={float(self.optimality):.1e})"
+        )
 
 
 class FitProgress(NamedTuple):

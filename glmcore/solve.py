@@ -254,7 +254,7 @@ def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
 def _checked(model, params, X, y, solver, sample_weight):
     check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
-    if not is_concrete(y):  # as what is outside an array is NaN to JAX
+    if not is_concrete(y):  # NaN, as is to JAX what is read outside an array
         unknown = unknown_labels(y, weight, model.observations.n_outputs)
         weight = jnp.where(unknown, jnp.nan, weight)
     check_penalty(model, X)

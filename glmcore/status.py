@@ -1,5 +1,6 @@
 """How a fit ended."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,12 @@ def status_name(status: Status) -> Any:
     """
     (index,) = jax.tree.leaves(status)
     return np.array(_NAMES)[np.asarray(index)].tolist()
+
+
+def tally(status: Status) -> str:
+    """How many fits of a batch ended how, the most frequent first: ``"998 converged, 2 stalled"``."""
+    counts = collections.Counter(np.ravel(status_name(status)).tolist())
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 def status_named(name: str | Sequence[str]) -> Status:

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 
@@ -79,6 +80,14 @@ def is_real(x: Any) -> bool:
     # Short floats have the kind "V", random keys none.
     return getattr(dtype, "kind", None) in ("b", "i", "u", "f") or (
         dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    )
+
+
+def is_at_hand(tree: PyTree) -> bool:
+    """Whether all leaves are arrays whose values this process can show."""
+    return is_concrete(tree) and all(
+        isinstance(leaf, np.ndarray) or getattr(leaf, "is_fully_addressable", False)
+        for leaf in jax.tree.leaves(tree)
     )
 
 

@@ -14,7 +14,7 @@ from glmcore_sklearn import names
 from glmcore_sklearn.classifier import ClassifierGLM
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RegularizationPath:
     """Fits of one estimator at many strengths, the first axis of every array.
 
@@ -46,7 +46,14 @@ class RegularizationPath:
     nonzeros: np.ndarray
     classes_: np.ndarray
     feature_names_in_: np.ndarray | None
-    _estimator: ClassifierGLM = dataclasses.field(repr=False)
+    _estimator: ClassifierGLM
+
+    def __repr__(self):
+        strengths, nonzeros = self.strengths, self.nonzeros
+        return (
+            f"RegularizationPath({strengths.size} fits, strengths from {strengths.max():.3g} to {strengths.min():.3g}: "
+            f"{self.converged.sum()} converged; {nonzeros.min()} to {nonzeros.max()} nonzeros)"
+        )
 
     def estimator(self, index: int) -> ClassifierGLM:
         """A new estimator of the given strength that predicts with its coefficients.

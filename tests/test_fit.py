@@ -390,6 +390,23 @@ def test_zero_tolerance_ends_at_the_rounding_level(spec, precision):
     assert relative_gap(twin, result.params, X, y, best) <= 20 * np.finfo(precision).eps
 
 
+def test_a_result_tells_how_it_ended():
+    X, y = small()
+    glm = model(glmcore.Ridge(0.1))
+    result = glmcore.fit(glm, X, y)
+    numbers = f"objective={float(result.objective):.6g}, optimality={float(result.optimality):.1e}"
+    assert repr(result) == f"FitResult(converged, n_iter={int(result.n_iter)}, {numbers})"
+    labels = np.stack([y, y, np.where(y == 2, 1, y)])
+    batch = jax.vmap(lambda y: glmcore.fit(glm, X, y))(labels)
+    most = np.asarray(batch.n_iter).max()
+    assert repr(batch) == f"FitResult(3 fits: 2 converged, 1 missing_class; n_iter up to {most})"
+    assert "ShapeDtypeStruct" in repr(jax.eval_shape(lambda y: glmcore.fit(glm, X, y), y))  # no values to tell
+    path = glmcore.regularization_path(glm, X, y, [1.0, 0.25])
+    assert repr(path) == "PathResult(2 fits, strengths from 1 to 0.25: 2 converged; 12 to 12 nonzeros)"
+    boot = glmcore.bootstrap(glm, X, y, key=jax.random.key(0), n_resamples=4)
+    assert repr(boot) == "BootstrapResult(4 fits: 4 converged)"
+
+
 def test_every_status_has_a_message():
     for name in ("converged", "out_of_steps", "stalled", "far_from_zero", "separable", "nonfinite", "missing_class", "unknown_label"):
         assert isinstance(glmcore.Status[getattr(glmcore.Status, name)], str)

@@ -219,7 +219,7 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match="needs a penalty with a strength .* found UnRegularized"):
             glmcore.regularization_path(model(penalty), X, y)
     for kwargs, message in (
-        ({"strengths": [0.1, -1.0]}, "strengths must be finite and positive"),
+        ({"strengths": [0.1, -1.0]}, "strengths must be finite and positive, found -1.0 at index 1"),
         ({"strengths": [[0.1]]}, r"strengths must be 1-D and not empty, found shape \(1, 1\)"),
         ({"n_strengths": 0}, "n_strengths must be a positive whole number, found 0"),
         ({"min_ratio": 2.0}, "min_ratio must lie between 0 and 1, found 2.0"),

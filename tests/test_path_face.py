@@ -47,6 +47,12 @@ def test_the_strength_of_the_elastic_net_keeps_its_ratio():
     assert path.estimator(0).regularizer_strength == (pytest.approx(0.1), 0.5)
 
 
+def test_it_tells_of_itself(path):
+    high, low = path.strengths.max(), path.strengths.min()
+    expected = f"{path.strengths.size} fits, strengths from {high:.3g} to {low:.3g}: {path.strengths.size} converged"
+    assert repr(path) == f"RegularizationPath({expected}; {path.nonzeros.min()} to {path.nonzeros.max()} nonzeros)"
+
+
 def test_what_did_not_converge_is_said_once():
     given = ClassifierGLM(3, regularizer="Lasso", solver_kwargs={"maxiter": 1})
     with pytest.warns(ConvergenceWarning, match=r"did not converge at \d of 8 strengths, first at .*iteration limit") as told:
