@@ -157,7 +157,7 @@ class DenseProblem(Problem):
         return self.X[rows], self.y[rows], weight, eta[:, rows]
 
     def _mean(self, per_sample: Float[Array, " n"]) -> Float[Array, ""]:
-        return jnp.sum(jnp.where(self.weight > 0, self.weight * per_sample, 0))
+        return jnp.sum(jnp.where(self.weight == 0, 0, self.weight * per_sample))
 
 
 def _spread(

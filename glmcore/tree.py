@@ -21,9 +21,9 @@ def tree_dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
 
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Square root whose derivative at 0 is 0 instead of infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """Square root whose derivative at 0 is 0 instead of infinite; 0 of less, as rounding leaves it."""
+    nothing = x <= 0  # NaN is not
+    return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, x)))
 
 
 def tree_norm(tree: PyTree) -> Float[Array, ""]:
