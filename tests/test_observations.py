@@ -87,6 +87,30 @@ def test_a_nearly_certain_label_keeps_its_relative_accuracy(precision):
     np.testing.assert_allclose(derivative, residual, rtol=rtol)
 
 
+# Few classes, more than are written out for many samples, more than are for any; few and many samples.
+@pytest.mark.parametrize("n", [7, 2**15])
+@pytest.mark.parametrize("n_classes", [16, 17, 40])
+def test_any_number_of_classes_and_samples(n_classes, n, x64):
+    rng = np.random.default_rng(n_classes)
+    eta, change = 3 * rng.standard_normal((2, n_classes, n))
+    y = rng.integers(0, n_classes, n)
+    model, label = Categorical(n_classes), np.eye(n_classes)[y].T
+    y, direction = jnp.asarray(y), jnp.asarray(change)
+    value, residual = jax.jit(model.value_and_residual)(eta, y)
+    np.testing.assert_allclose(value, logsumexp(eta, axis=0) - (label * eta).sum(axis=0), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(residual, softmax(eta, axis=0) - label, rtol=0, atol=1e-14)
+    # In lanes, and the derivative in the direction of the change.
+    lanes = jax.vmap(lambda e: jax.jvp(lambda e: model.value_and_residual(e, y)[1], (e,), (direction,)))
+    both, bends = jax.jit(lanes)(np.stack([eta, -eta]))
+    np.testing.assert_allclose(both, np.stack([residual, softmax(-eta, axis=0) - label]), rtol=0, atol=1e-14)
+    for proba, bend in zip(softmax([eta, -eta], axis=1), bends):
+        expected = proba * (change - (proba * change).sum(axis=0))
+        np.testing.assert_allclose(bend, expected, rtol=0, atol=1e-13)
+    excess = jax.jit(model.divergence)(change, eta, y)
+    expected = logsumexp(eta + change, axis=0) - logsumexp(eta, axis=0) - (softmax(eta, axis=0) * change).sum(axis=0)
+    np.testing.assert_allclose(excess, expected, rtol=1e-9)  # its series ends
+
+
 def test_residual_is_the_derivative(x64):
     eta, y = jnp.asarray(ETA), jnp.asarray(Y)
     _, residual = value_and_residual(eta, y)
