@@ -16,8 +16,9 @@ that is missing is named in the results.
 **Time to a gap** (``race``).  Each tool climbs a ladder of its own tolerances from NumPy arrays;
 its time is that of the first rung with ``(F - F*) / F* <= 1e-6``.  F is computed in float64 NumPy
 (``objective``), F* by a slow float64 solver with a duality gap of at most 1e-8 (``reference``).
-Those that arrive run in turns: the median of five runs, of three if they take more than 2 s; a
-short fit has a warm-up run in each turn.  Of a tool's solvers the fastest counts.
+Those that arrive run in turns, each in another order: the median of five runs, of three if they
+take more than 2 s; a short fit has a warm-up run in each turn.  Of a tool's solvers the fastest
+counts.
 
 **Paths** (``path``) and **many models** (``many``) are judged in the same way, every answer of them
 for itself, but against the best answer of all tools.  ``grid`` searches for a strength with folds.
