@@ -4,6 +4,7 @@ import functools
 import numbers
 from typing import Any, Optional
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,12 +135,13 @@ def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[jax.Array, " n"]
     return ((y < 0) | (y >= n_classes)) & (weight > 0)
 
 
-def status_of_labels(status: Status, y: Any, weight: Any, n_classes: int) -> Status:
-    """``status``, unless there are such labels."""
+def tell_of_labels(result: Any, y: Any, weight: Any, n_classes: int) -> Any:
+    """``result``, whose ``status`` says so if there are such labels."""
     if is_concrete(y):  # they have been refused
-        return status
+        return result
     unknown = jnp.any(unknown_labels(y, weight, n_classes))
-    return Status.where(unknown, Status.unknown_label, status)
+    status = Status.where(unknown, Status.unknown_label, result.status)
+    return eqx.tree_at(lambda r: r.status, result, status)
 
 
 def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:

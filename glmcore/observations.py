@@ -142,15 +142,15 @@ class Categorical(AbstractObservations):
         # What the other classes have counts: beside a label that is nearly certain it is small,
         # and a difference to one would round it away.
         is_label = self._is_label(y, axis=0)
-        top = _over_classes(jnp.maximum, jnp.max, eta)
+        top = _over_classes(jnp.maximum, eta)
         exp = jnp.exp(eta - top[None])
 
         def own(row, k):
             return jnp.where(y == k, row, 0)
 
-        label = _over_classes(jnp.add, jnp.sum, exp, own)
-        others = _over_classes(jnp.add, jnp.sum, exp, lambda row, k: jnp.where(y == k, 0, row))
-        behind = top - _over_classes(jnp.add, jnp.sum, eta, own)
+        label = _over_classes(jnp.add, exp, own)
+        others = _over_classes(jnp.add, exp, lambda row, k: jnp.where(y == k, 0, row))
+        behind = top - _over_classes(jnp.add, eta, own)
         residual = jnp.where(is_label, -others[None], exp) / (others + label)[None]
         return jnp.log1p(others + (label - 1)) + behind, residual
 
@@ -169,16 +169,16 @@ class Categorical(AbstractObservations):
         # log E exp(z) for the centred change z, without the cancellation that the difference
         # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
         proba = _softmax(eta)
-        z = change - _over_classes(jnp.add, jnp.sum, proba * change)[None]
+        z = change - _over_classes(jnp.add, proba * change)[None]
         # Beyond `far` the exponential would overflow in a sum; there nothing cancels.
-        far = _over_classes(jnp.maximum, jnp.max, z)
+        far = _over_classes(jnp.maximum, z)
         shift = jnp.where(far > 1, far, 0)
         small = jnp.abs(z) < 0.1
         s = jnp.where(small, z, 0)
         series = s * s * (1 / 2 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s / 720))))
         excess = jnp.where(small, series, jnp.expm1(jnp.minimum(z, 1)) - jnp.minimum(z, 1))
-        near = jnp.log1p(_over_classes(jnp.add, jnp.sum, proba * excess))
-        sums = _over_classes(jnp.add, jnp.sum, proba * jnp.exp(z - shift[None]))
+        near = jnp.log1p(_over_classes(jnp.add, proba * excess))
+        sums = _over_classes(jnp.add, proba * jnp.exp(z - shift[None]))
         return jnp.where(far > 1, shift + jnp.log(sums), near)
 
     def hessian(
@@ -245,10 +245,7 @@ _LOOP_SAMPLES = 2**15
 
 
 def _over_classes(
-    pairwise: Callable,
-    along_axis: Callable,
-    values: Float[Array, "K *n"],
-    term: Callable = lambda row, k: row,
+    combine: jnp.ufunc, values: Float[Array, "K *n"], term: Callable = lambda row, k: row
 ) -> Float[Array, "*n"]:
     """Reduce ``term(values[k], k)`` over the classes k.
 
@@ -258,28 +255,28 @@ def _over_classes(
     """
     K = values.shape[0]
 
-    def written_out(values: Float[Array, "K *n"]) -> Float[Array, "*n"]:
-        return functools.reduce(pairwise, [term(values[k], k) for k in range(K)])
+    def written_out() -> Float[Array, "*n"]:
+        return functools.reduce(combine, [term(values[k], k) for k in range(K)])
 
-    def at_once(values: Float[Array, "K *n"]) -> Float[Array, "*n"]:
-        return along_axis(jax.vmap(term)(values, jnp.arange(K, dtype=jnp.int32)), axis=0)
+    def at_once() -> Float[Array, "*n"]:
+        return combine.reduce(jax.vmap(term)(values, jnp.arange(K, dtype=jnp.int32)), axis=0)
 
-    def one_by_one(values: Float[Array, "K *n"]) -> Float[Array, "*n"]:
+    def one_by_one() -> Float[Array, "*n"]:
         def add(k: Int[Array, ""], total: Float[Array, "*n"]) -> Float[Array, "*n"]:
             row = jax.lax.dynamic_index_in_dim(values, k, axis=0, keepdims=False)
-            return pairwise(total, term(row, k))
+            return combine(total, term(row, k))
 
         return jax.lax.fori_loop(1, K, add, term(values[0], 0))
 
     few = written_out if K <= _UNROLLED_CLASSES else at_once
     if K <= _FEW_CLASSES or values[0].size < _LOOP_SAMPLES:
-        return few(values)
-    return jax.lax.platform_dependent(values, cpu=one_by_one, default=few)
+        return few()
+    return jax.lax.platform_dependent(cpu=one_by_one, default=few)
 
 
 def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
-    exp = jnp.exp(eta - _over_classes(jnp.maximum, jnp.max, eta)[None])
-    return exp / _over_classes(jnp.add, jnp.sum, exp)[None]
+    exp = jnp.exp(eta - _over_classes(jnp.maximum, eta)[None])
+    return exp / _over_classes(jnp.add, exp)[None]
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

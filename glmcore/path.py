@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from glmcore.checks import check_count, check_data, check_model, check_penalty, status_of_labels
+from glmcore.checks import check_count, check_data, check_model, check_penalty, tell_of_labels
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
@@ -73,12 +73,10 @@ class PathResult(eqx.Module):
     def __repr__(self) -> str:
         if not is_at_hand(self) or not self.strengths.size:
             return super().__repr__()
-        (low, high), (few, many) = (
-            (np.min(part), np.max(part)) for part in (self.strengths, self.nonzeros)
-        )
+        strengths, nonzeros = np.asarray(self.strengths), np.asarray(self.nonzeros)
         return (
-            f"PathResult({self.strengths.size} fits, strengths from {high:.3g} to {low:.3g}: "
-            f"{tally(self.status)}; {few} to {many} nonzeros)"
+            f"PathResult({strengths.size} fits, strengths from {strengths.max():.3g} to "
+            f"{strengths.min():.3g}: {tally(self.status)}; {nonzeros.min()} to {nonzeros.max()} nonzeros)"
         )
 
 
@@ -163,8 +161,8 @@ def regularization_path(
     falling = jnp.argsort(-strengths)
     points = path.walk(_padded(strengths[falling]), until=strengths.size).points
     points = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], points)
-    status = status_of_labels(points.status, y, weight, model.observations.n_outputs)
-    return _result(strengths, eqx.tree_at(lambda p: p.status, points, status), X)
+    result = _result(strengths, points, X)
+    return tell_of_labels(result, y, weight, model.observations.n_outputs)
 
 
 def _first(path: "_Path", n_strengths: int) -> Float[Array, ""]:

@@ -66,8 +66,8 @@ def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:
 
 def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r p"]:
     """The triangle of every block; at a time one on each device, which has the same many."""
-    n_devices = _n_devices(blocks.shape[0])
-    if n_devices == 1:
+    n_devices = jax.device_count()
+    if n_devices == 1 or blocks.shape[0] % n_devices:
         return jax.lax.map(qr_triangle, blocks)
     per_device = blocks.reshape(n_devices, -1, *blocks.shape[1:])
 
@@ -77,11 +77,6 @@ def _triangles(blocks: Float[Array, "n_blocks m p"]) -> Float[Array, "n_blocks r
 
     triangles = jax.lax.map(nth, jnp.arange(per_device.shape[1], dtype=jnp.int32))
     return triangles.swapaxes(0, 1).reshape(-1, *triangles.shape[2:])
-
-
-def _n_devices(n: int) -> int:
-    """Devices that may share ``n`` things, the same many each."""
-    return 1 if n % jax.device_count() else jax.device_count()
 
 
 def _n_blocks(n: int, block_rows: int = BLOCK_ROWS) -> int:

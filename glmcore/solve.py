@@ -2,7 +2,6 @@
 
 from typing import Any, Optional
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -13,7 +12,7 @@ from glmcore.checks import (
     check_params,
     check_penalty,
     check_state,
-    status_of_labels,
+    tell_of_labels,
     unknown_labels,
 )
 from glmcore.host_loop import Listeners
@@ -156,8 +155,7 @@ def fit(
     if not is_concrete(args):
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         result = run_many(*args, side_by_side)
-        status = status_of_labels(result.status, y, weight, model.observations.n_outputs)
-        return eqx.tree_at(lambda r: r.status, result, status)
+        return tell_of_labels(result, y, weight, model.observations.n_outputs)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)
     else:
