@@ -319,7 +319,10 @@ def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
         if not isinstance(min_ratio, numbers.Real) or not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None
-    array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)
+    try:
+        array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)
+    except TypeError as error:
+        raise TypeError(f"strengths must be real numbers, found {strengths!r}") from error
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"strengths must be 1-D and not empty, found shape {array.shape}")
     if not is_real(array):

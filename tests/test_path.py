@@ -227,6 +227,9 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             glmcore.regularization_path(lasso, X, y, **kwargs)
+    for strengths, found in (([1j], r"\[1j\]"), (np.array([1j]), "dtype complex128")):
+        with pytest.raises(TypeError, match=f"strengths must be real numbers, found {found}"):
+            glmcore.regularization_path(lasso, X, y, strengths)
 
 
 def test_no_feature_of_use():
