@@ -379,6 +379,22 @@ def test_without_a_feature_that_varies_the_null_model_is_optimal(spec, precision
     assert result.optimality <= TOL[precision]
 
 
+def test_a_smaller_tolerance_gives_a_smaller_residual():
+    """Also in float32, where it is close to rounding."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((4000, 40)).astype(np.float32)
+    y = np.argmax(X @ rng.standard_normal((40, 3)) / 6 + rng.gumbel(size=(len(X), 3)), axis=1)
+    glm = model(glmcore.Ridge(1e-3))
+    found = []
+    for tol in (1e-4, 1e-5, 1e-6, 1e-8):
+        result = glmcore.fit(glm, X, y, solver=glmcore.LBFGS(tol=tol))
+        assert result.converged
+        with jax.enable_x64(True):
+            exact = GLMParams(*map(jnp.asarray, in_float64(result.params)))
+            found.append(float(glm.optimality(exact, X.astype(np.float64), y)))
+    assert found == sorted(found, reverse=True) and found[0] > 30 * found[2] and found[3] < 1e-6
+
+
 @pytest.mark.parametrize("spec", [("Ridge", 0.1), ("Lasso", 0.02), ("UnRegularized",)], ids=lambda s: s[0])
 def test_zero_tolerance_ends_at_the_rounding_level(spec, precision):
     X, y = small()
