@@ -12,7 +12,7 @@ from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Extremes, Problem
-from glmcore.rows import row_sums, row_triangle
+from glmcore.rows import BLOCK_ROWS, row_sums, row_triangle
 from glmcore.tree import tree_norm
 
 
@@ -161,21 +161,29 @@ class DenseProblem(Problem):
 
 
 def _spread(
-    weight: Float[Array, " n"], least: int
+    weight: Float[Array, " n"], n_rows: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
-    """Every so-manieth row (rows are often sorted by class) and its weight; where most of the
-    weight lies on other rows, rows at equal distances in cumulative weight."""
-    stride = weight.size // least
-    every = jnp.arange(0, weight.size, stride, dtype=jnp.int32)
-    found = jnp.sum(weight[every])
+    """Rows at equal distances among those with weight (rows are often sorted by class), and their
+    weights; where most of the weight lies on other rows, at equal distances in cumulative weight.
+
+    The ranks are counted block by block, for padding, which comes at the end of what a device
+    holds, must not change what is found: so many devices, the same fit.
+    """
+    blocks = jnp.pad(weight > 0, (0, -weight.size % BLOCK_ROWS)).reshape(-1, BLOCK_ROWS)
+    ends = jnp.cumsum(jnp.sum(blocks, axis=1, dtype=jnp.int32))
+    middle = (jnp.arange(n_rows) + 0.5).astype(weight.dtype) / n_rows
+    ranks = jnp.minimum((middle * ends[-1]).astype(jnp.int32), ends[-1] - 1)
+    block = jnp.searchsorted(ends, ranks, side="right").astype(jnp.int32)
+    before = jnp.where(block > 0, ends[block - 1], 0)
+    rows = BLOCK_ROWS * block + ranks - before
+    found = jnp.sum(weight[rows])
 
     def as_they_come():
-        return every, weight[every] / found
+        return rows, weight[rows] / found
 
     def by_weight():
         cumulative = jnp.cumsum(weight)
-        middle = (jnp.arange(every.size) + 0.5).astype(weight.dtype) / every.size
         rows = jnp.searchsorted(cumulative, middle * cumulative[-1]).astype(jnp.int32)
-        return rows, jnp.full_like(middle, 1 / every.size)
+        return rows, jnp.full_like(middle, 1 / n_rows)
 
-    return jax.lax.cond(found > 0.1 / stride, as_they_come, by_weight)
+    return jax.lax.cond(found > 0.1 * n_rows / ends[-1], as_they_come, by_weight)
