@@ -3,6 +3,9 @@
 Ogita, Rump & Oishi, Accurate sum and dot product, SIAM J. Sci. Comput. 26 (2005).
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,24 +20,30 @@ def two_product_error(
     return a_low * b_low - error
 
 
+@jax.custom_jvp
 def compensated_sum(
     terms: Float[Array, "m K"], errors: Float[Array, "m K"]
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """Sum of ``terms + errors`` over the first axis, rounded once, and what rounding cut off.
 
-    Halves are added pairwise, the rounding error of each addition (Knuth's two-sum) joining
-    ``errors``: log2(m) vectorised steps.
+    One reduction of pairs, in any order: the rounding error of each addition (Knuth's two-sum)
+    joins the errors.
     """
-    while terms.shape[0] > 1:
-        if terms.shape[0] % 2:
-            zero = jnp.zeros_like(terms[:1])
-            terms = jnp.concatenate([terms, zero])
-            errors = jnp.concatenate([errors, zero])
-        half = terms.shape[0] // 2
-        total, error = _two_sum(terms[:half], terms[half:])
-        terms, errors = total, errors[:half] + errors[half:] + error
-    total, cut = _two_sum(terms[0], errors[0])
-    return total, cut
+
+    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        total, error = _two_sum(a[0], b[0])
+        return total, a[1] + b[1] + error
+
+    zero = jnp.zeros((), terms.dtype)
+    return _two_sum(*jax.lax.reduce((terms, errors), (zero, zero), add, (0,)))
+
+
+@compensated_sum.defjvp
+def _of_tangents(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+    # JAX differentiates reductions by sums and products only.
+    result = compensated_sum(*primals)
+    total = jnp.sum(tangents[0] + tangents[1], axis=0)
+    return result, (total, jnp.zeros_like(total))
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
