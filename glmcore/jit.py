@@ -6,10 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
-import equinox as eqx
 import jax
-
-from glmcore.tree import is_concrete
+import numpy as np
 
 #: Options by backend.  What nearly halves the time to compile on a CPU, at no measurable loss of
 #: speed: another way to write loops, and fewer passes over them.  On a GPU products by the vendor's
@@ -92,13 +90,19 @@ def quick_jit(function: Callable) -> Callable:
         if named:
             args = inspect.signature(function).bind(*args, **named).args
         leaves, structure = jax.tree.flatten(args)
-        arrays = [_native(leaf) for leaf in leaves if eqx.is_array(leaf)]
-        if len(arrays) == len(leaves):
-            static = (None,) * len(leaves)
-        else:
-            static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-        static = _Static(structure, static)
-        if not is_concrete(arrays) and _inside_program():
+        arrays, static, is_traced = [], [], False
+        for leaf in leaves:
+            if isinstance(leaf, (np.ndarray, np.generic)):
+                arrays.append(leaf if leaf.dtype.isnative else _native(leaf))
+            elif isinstance(leaf, jax.Array):
+                arrays.append(leaf)
+                is_traced = is_traced or isinstance(leaf, jax.core.Tracer)
+            else:
+                static.append(leaf)
+                continue
+            static.append(None)
+        static = _Static(structure, tuple(static))
+        if is_traced and _inside_program():
             return program(static, *arrays)
         try:
             return hasty()(static, *arrays)
@@ -112,8 +116,6 @@ def quick_jit(function: Callable) -> Callable:
 
 def _native(array: Any) -> Any:
     """In the byte order of this machine, which JAX takes every array to be in."""
-    if isinstance(array, jax.Array) or array.dtype.isnative:
-        return array
     return array.astype(array.dtype.newbyteorder("="))
 
 

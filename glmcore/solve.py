@@ -1,5 +1,6 @@
 """``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
 
+import functools
 from typing import Any, Optional
 
 import jax
@@ -23,6 +24,7 @@ from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
+from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
 from glmcore.sharding import automatic, on_mesh_of, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
@@ -63,17 +65,24 @@ def default_solver(
     'ProximalNewton'
     """
     usual, by_hessian = (LBFGS, Newton) if penalty.smooth else (ProximalGradient, ProximalNewton)
-    if algorithm in (usual.__name__, by_hessian.__name__):
-        return usual() if algorithm == usual.__name__ else by_hessian()
-    if n_params is None:
-        return usual()
-    if penalty.smooth:
-        return by_hessian() if n_params <= _NEWTON_PARAMS else usual()
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
-    if path:
-        return by_hessian() if by_entry or n_params <= MOST_FACTORED else usual()
-    many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
-    return by_hessian() if many and by_entry and n_params <= _WORKING_SET_PARAMS else usual()
+    if algorithm in (usual.__name__, by_hessian.__name__):
+        pays = algorithm == by_hessian.__name__
+    elif n_params is None:
+        pays = False
+    elif penalty.smooth:
+        pays = n_params <= _NEWTON_PARAMS
+    elif path:
+        pays = by_entry or n_params <= MOST_FACTORED
+    else:
+        many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
+        pays = many and by_entry and n_params <= _WORKING_SET_PARAMS
+    return _with_defaults(by_hessian if pays else usual)
+
+
+@functools.cache
+def _with_defaults(kind: type[AbstractSolver]) -> AbstractSolver:
+    return kind()
 
 
 def fit(
@@ -141,11 +150,9 @@ def fit(
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
     solver = solver if chosen else default_solver(model.penalty, *fit_size(model, X))
-    check_solver(solver, model.penalty)
-    check_penalty(model, X)
+    solver = _fitting_solver(model, solver, *_features(X))
     if init_params is not None:
         init_params = automatic(X, check_params(model, init_params, X))
-    solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
     if listeners and not is_concrete((model, X, y, weight, init_params, solver)):
         raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
     identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
@@ -251,12 +258,25 @@ def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
 
 
 def _checked(model, params, X, y, solver, sample_weight):
-    check_solver(solver, model.penalty)
     X, y, weight = check_data(model, X, y, sample_weight)
+    solver = _fitting_solver(model, solver, *_features(X))
     if not is_concrete(y):  # NaN, as is to JAX what is read outside an array
         unknown = unknown_labels(y, weight, model.observations.n_outputs)
         weight = jnp.where(unknown, jnp.nan, weight)
-    check_penalty(model, X)
     params = automatic(X, check_params(model, params, X))
-    solver = with_default_tol(solver, jax.tree.leaves(X)[0].dtype)
     return model, params, *pad_rows(*settled_rows(X, y, weight)), solver
+
+
+@remembering_last
+def _fitting_solver(model, solver, structure, widths, dtype):
+    """The solver with its tolerance, if it and the penalty fit each other and the features."""
+    check_solver(solver, model.penalty)
+    rows = [jax.ShapeDtypeStruct((1, width), dtype) for width in widths]
+    check_penalty(model, jax.tree.unflatten(structure, rows))
+    return with_default_tol(solver, dtype)
+
+
+def _features(X: PyTree) -> tuple[Any, tuple[int, ...], Any]:
+    """Structure, widths and dtype of the features."""
+    leaves, structure = jax.tree.flatten(X)
+    return structure, tuple(leaf.shape[1] for leaf in leaves), leaves[0].dtype

@@ -349,7 +349,9 @@ class LogisticRegression(LinearClassifier):
         if state is None:
             X, y, weight = batch
             state = glmcore.init_state(model, params, X, y, solver=solver, sample_weight=weight)
-        X, y, weight = glmcore.pad_rows(*batch, at_least=stream.n_rows)
+        X, y, weight = samples
+        if len(y) < stream.n_rows:
+            X, y, weight = glmcore.pad_rows(*batch, at_least=stream.n_rows)
         params, state = glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
         self.coef_, self.intercept_ = softmax.from_params(params)
         self.n_iter_ = np.array(state.n_iter, ndmin=1)

@@ -71,7 +71,7 @@ def check_values(name: str, strength: PyTree) -> None:
     if not is_concrete(strength):
         return
     for leaf in map(np.asarray, jax.tree.leaves(strength)):
-        if not np.all(np.isfinite(leaf) & (leaf >= 0)):
+        if leaf.size and not 0 <= leaf.min() <= leaf.max() < np.inf:
             raise ValueError(
                 f"{name}: strength must be finite and not negative, found {abbreviate(leaf)}"
             )
@@ -93,15 +93,14 @@ def check_fits(penalty: AbstractPenalty, field: str, strength: PyTree, coef: PyT
                 f"{jax.tree.structure(coef)}; found {jax.tree.structure(strength)}"
             )
         leaves = leaves * len(jax.tree.leaves(coef))
-    for leaf, w in zip(leaves, jax.tree.leaves(coef)):
-        try:
-            fits = np.broadcast_shapes(np.shape(leaf), w.shape) == w.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"{name} of shape {np.shape(leaf)} does not broadcast to coef of shape {w.shape}"
-            )
+    for shape, w in zip(map(np.shape, leaves), jax.tree.leaves(coef)):
+        if not _broadcasts(shape, w.shape):
+            raise ValueError(f"{name} of shape {shape} does not broadcast to coef of shape {w.shape}")
+
+
+def _broadcasts(shape: tuple, target: tuple) -> bool:
+    fits = zip(reversed(shape), reversed(target))
+    return len(shape) <= len(target) and all(m in (1, n) for m, n in fits)
 
 
 def abbreviate(values: np.ndarray) -> str:

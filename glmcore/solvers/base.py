@@ -145,14 +145,16 @@ def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
             f"{type(solver).__name__} needs a penalty with a method prox(coef, step) and "
             f"{type(penalty).__name__} has none; use LBFGS if it is differentiable"
         )
+    settings = vars(solver)
     for name, kind in _SETTINGS.items():
-        value = getattr(solver, name, None)
-        expected = f"{type(solver).__name__}: {name} must be {kind}, found {value}"
+        error, value = None, settings.get(name)
         if value is None:
             continue
         if isinstance(value, numbers.Real):  # one that the converter had no array for
-            raise ValueError(expected)
-        if not is_real(value) or np.shape(value) != ():
-            raise TypeError(expected)
-        if isinstance(value, np.ndarray) and not (np.isfinite(value) and value >= 0):
-            raise ValueError(expected)
+            error = ValueError
+        elif not is_real(value) or np.shape(value) != ():
+            error = TypeError
+        elif isinstance(value, np.ndarray) and not 0 <= value < np.inf:
+            error = ValueError
+        if error is not None:
+            raise error(f"{type(solver).__name__}: {name} must be {kind}, found {value}")
