@@ -86,7 +86,9 @@ def is_real(x: Any) -> bool:
 def is_at_hand(tree: PyTree) -> bool:
     """Whether all leaves are arrays whose values this process can show."""
     return is_concrete(tree) and all(
-        isinstance(leaf, np.ndarray) or getattr(leaf, "is_fully_addressable", False)
+        isinstance(leaf, np.ndarray)
+        or getattr(leaf, "is_fully_addressable", False)
+        or getattr(leaf, "is_fully_replicated", False)
         for leaf in jax.tree.leaves(tree)
     )
 

@@ -37,7 +37,7 @@ def run_two(folder):
     try:
         for rank, log in enumerate(logs):
             with log.open("w") as out:
-                call = [*command, str(rank), port]
+                call = [*command, str(rank), port, str(folder / "checkpoint")]
                 both.append(subprocess.Popen(call, stdout=out, stderr=subprocess.STDOUT, env=environment))
         # It ends by itself, and not well, though the other one never answers.
         assert both[0].wait(timeout=200) != 0, logs[0].read_text()
@@ -55,6 +55,10 @@ def check_answers(first, second):
     for report in (first, second):
         assert (report["processes"], report["devices"]) == (2, 2)
         assert relative_error(report["coef"], alone.params.coef) < 1e-6
+        before, first_step, resumed, whole = report["steps"]
+        assert before == 5 < first_step <= resumed == whole
+        assert report["lasso"][0] == report["lasso"][1]
+        assert report["repr"].startswith(f"FitResult(converged, n_iter={whole}, objective=")
     found = np.concatenate([first["log_proba"], second["log_proba"]])
     assert len(first["log_proba"]) == FIRST
     assert relative_error(found, glm.log_proba(alone.params, X)) < 1e-6
