@@ -170,12 +170,16 @@ def _spread(
     holds, must not change what is found: so many devices, the same fit.
     """
     blocks = jnp.pad(weight > 0, (0, -weight.size % BLOCK_ROWS)).reshape(-1, BLOCK_ROWS)
-    ends = jnp.cumsum(jnp.sum(blocks, axis=1, dtype=jnp.int32))
+    counts = jnp.sum(blocks, axis=1, dtype=jnp.int32)
+    before, n_used = jnp.cumsum(counts) - counts, jnp.sum(counts)
+    idle_before = BLOCK_ROWS * jnp.arange(before.size, dtype=jnp.int32) - before
     middle = (jnp.arange(n_rows) + 0.5).astype(weight.dtype) / n_rows
-    ranks = jnp.minimum((middle * ends[-1]).astype(jnp.int32), ends[-1] - 1)
-    block = jnp.searchsorted(ends, ranks, side="right").astype(jnp.int32)
-    before = jnp.where(block > 0, ends[block - 1], 0)
-    rows = BLOCK_ROWS * block + ranks - before
+    ranks = jnp.minimum((middle * n_used).astype(jnp.int32), n_used - 1)
+    # The first rank in each block: if each rank looked for its block, every step of the search
+    # would be talk among devices.
+    first = jnp.searchsorted(ranks, before)
+    idle = jnp.zeros(n_rows, jnp.int32).at[first].max(idle_before, mode="drop")
+    rows = ranks + jax.lax.cummax(idle)
     found = jnp.sum(weight[rows])
 
     def as_they_come():
@@ -186,4 +190,4 @@ def _spread(
         rows = jnp.searchsorted(cumulative, middle * cumulative[-1]).astype(jnp.int32)
         return rows, jnp.full_like(middle, 1 / n_rows)
 
-    return jax.lax.cond(found > 0.1 * n_rows / ends[-1], as_they_come, by_weight)
+    return jax.lax.cond(found > 0.1 * n_rows / n_used, as_they_come, by_weight)
