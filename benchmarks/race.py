@@ -22,8 +22,11 @@ PATIENCE = 4
 HOPELESS = 3.0
 #: Fits longer than this (seconds) are timed three times and need no warm-up in every turn.
 LONG = 2.0
-#: Seconds of rest between tools, in which the idle threads of the last one stop spinning.
-REST = 0.1
+#: Seconds of rest between tools, in which the idle threads of the last one stop spinning, and
+#: seconds of fits before those that are timed: after another tool the first are slower.
+REST, WARM_UP = 0.1, 0.5
+#: Fits shorter than this (seconds) are timed so many times in a turn, whose median counts.
+SHORT, IN_A_ROW = 0.1, 5
 
 
 @dataclasses.dataclass
@@ -59,12 +62,21 @@ class Runner:
         return self.first > LONG
 
     def turn(self):
-        """One timed run."""
+        """Timed runs, after some that are not."""
         gc.collect()
         time.sleep(REST)
         if not self.long:
-            self.rung.run()
-        self.entry.times.append(timed(self.rung.run)[1])
+            warm_up(self.rung.run)
+        runs = IN_A_ROW if self.first < SHORT else 1
+        self.entry.times.append(statistics.median(timed(self.rung.run)[1] for _ in range(runs)))
+
+
+def warm_up(run) -> None:
+    """``run`` for half a second, and at least once."""
+    start = time.perf_counter()
+    run()
+    while time.perf_counter() - start < WARM_UP:
+        run()
 
 
 def timed(run):

@@ -35,7 +35,7 @@ def fit_batches(
     batches: Iterable | Callable[[], Iterator],
     *,
     solver: Optional[AbstractSolver] = None,
-    init_params: Optional[GLMParams] = None,
+    init_params: Optional[GLMParams | tuple] = None,
     callback: Any = None,
 ) -> FitResult:
     """:func:`fit` for data that do not fit into memory.
@@ -56,7 +56,7 @@ def fit_batches(
     solver : AbstractSolver, optional
         Any but SVRG and ProxSVRG.  Default: Newton up to 2048 parameters (p K + K) and LBFGS
         beyond; ProximalGradient if the penalty is not smooth.
-    init_params : GLMParams, optional
+    init_params : GLMParams or (coef, intercept), optional
         Where to start; default the optimum of the sample, if it has one and all classes, else the
         null model.
     callback : callable, or a list or tuple of callables, optional

@@ -14,7 +14,7 @@ from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
 from glmcore.observations import InverseLink
 from glmcore.padding import on_host
-from glmcore.params import GLMParams, check_mirrors
+from glmcore.params import GLMParams, as_params, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
@@ -193,10 +193,10 @@ def _range(values: Any) -> tuple[Any, Any]:
     return values.min(), values.max()
 
 
-def check_params(model, params: GLMParams, X: PyTree) -> GLMParams:
+def check_params(model, params: GLMParams | tuple, X: PyTree) -> GLMParams:
     """Starting parameters in the dtype of X, or a clear error."""
     if isinstance(params, (tuple, list)) and len(params) == 2:
-        params = GLMParams(*params)
+        params = as_params(*params)
     check_mirrors(params, X, model.observations.n_outputs)
     if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
         raise TypeError(f"params must hold arrays of real numbers, found {params}")

@@ -91,7 +91,7 @@ def fit(
     y: Any,
     *,
     solver: Optional[AbstractSolver] = None,
-    init_params: Optional[GLMParams] = None,
+    init_params: Optional[GLMParams | tuple] = None,
     sample_weight: Any = None,
     callback: Any = None,
 ) -> FitResult:
@@ -113,7 +113,7 @@ def fit(
         Class indices from 0 to K - 1.
     solver : AbstractSolver, optional
         Default: :func:`default_solver`, which goes by the penalty and the size of the fit.
-    init_params : GLMParams, optional
+    init_params : GLMParams or (coef, intercept), optional
         Where to start; default the null model.
     sample_weight : array of shape (n,), optional
         Weights of the rows, not negative.  Rows of weight 0 may hold NaN, but not where X or
@@ -176,7 +176,7 @@ def fit(
 
 def init_state(
     model: GLM,
-    params: GLMParams,
+    params: GLMParams | tuple,
     X: PyTree,
     y: Any,
     *,
@@ -207,7 +207,7 @@ def init_state(
 
 def update(
     model: GLM,
-    params: GLMParams,
+    params: GLMParams | tuple,
     state: SolverState,
     X: PyTree,
     y: Any,

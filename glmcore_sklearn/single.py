@@ -17,21 +17,21 @@ pad_rows = glmcore.pad_rows
 
 def fit(model, X, y, weight, params, solver, callback):
     """A whole fit, from ``params`` or, if these are None, from the null model."""
-    start = None if params is None else GLMParams(*params)
     return glmcore.fit(
-        model, X, y, solver=solver, init_params=start, sample_weight=weight, callback=callback
+        model, X, y, solver=solver, init_params=params, sample_weight=weight, callback=callback
     )
 
 
 def init_state(model, params, X, y, weight, solver):
     """The state for :func:`update`."""
-    return glmcore.init_state(model, GLMParams(*params), X, y, solver=solver, sample_weight=weight)
+    return glmcore.init_state(model, params, X, y, solver=solver, sample_weight=weight)
 
 
 def update(model, params, state, X, y, weight, solver, at_least=0):
     """Parameters and state one step later; ``at_least`` as in :func:`pad_rows`."""
-    X, y, weight = pad_rows(X, y, weight, at_least=at_least)
-    return glmcore.update(model, GLMParams(*params), state, X, y, solver=solver, sample_weight=weight)
+    if len(y) < at_least:
+        X, y, weight = pad_rows(X, y, weight, at_least=at_least)
+    return glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
 
 
 @glmcore.quick_jit

@@ -65,10 +65,6 @@ def make_model(C, l1_ratio, total_weight, n_classes, fit_intercept):
     return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
 
 
-#: With which parameters are made in less time than by their class: a step on a small batch has little.
-_PARAMS = jax.tree.structure(glmcore.GLMParams(np.zeros((0, 0)), np.zeros(0)))
-
-
 def from_params(params):
     """``coef_`` and ``intercept_`` in scikit-learn's shapes, on the host.
 
@@ -85,10 +81,10 @@ def from_params(params):
 
 
 def to_params(coef, intercept):
-    """What :func:`from_params` was given, of two classes the columns that sum to zero."""
+    """The pair that :func:`from_params` was given, of two classes the columns that sum to zero."""
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    return jax.tree.unflatten(_PARAMS, (np.ascontiguousarray(coef.T), intercept))
+    return np.ascontiguousarray(coef.T), intercept
 
 
 def check_solver(solver, C, l1_ratio, dual, n_classes):
