@@ -239,11 +239,12 @@ def _all_finite(leaves):
     """Whether no entry is NaN or infinite. Tracers pass; a sum that overflows is a false alarm."""
     on_device = []
     for leaf in leaves:
-        if not isinstance(leaf, jax.Array):
-            if not all_finite(leaf):
-                return False
-        elif not isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.core.Tracer):
+            continue
+        if isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] != ["cpu"]:
             on_device.append(leaf)
+        elif not all_finite(np.asarray(leaf)):  # NumPy needs no program, and no copy
+            return False
     if not on_device:
         return True
     # Inside a user's jit the answer would be a tracer, though the arrays are concrete.
