@@ -163,23 +163,27 @@ class DenseProblem(Problem):
 def _spread(
     weight: Float[Array, " n"], n_rows: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
-    """Rows at equal distances among those with weight (rows are often sorted by class), and their
-    weights; where most of the weight lies on other rows, at equal distances in cumulative weight.
+    """Rows spread evenly (they are often sorted by class) over the blocks with weight, each by how
+    many of its rows have some, and their weights; where most of the weight lies on other rows, at
+    equal distances in cumulative weight.
 
-    The ranks are counted block by block, for padding, which comes at the end of what a device
-    holds, must not change what is found: so many devices, the same fit.
+    Padding, which comes at the end of what a device holds, does not change what is found: so many
+    devices, the same fit.
     """
-    blocks = jnp.pad(weight > 0, (0, -weight.size % BLOCK_ROWS)).reshape(-1, BLOCK_ROWS)
-    counts = jnp.sum(blocks, axis=1, dtype=jnp.int32)
+    used = jnp.pad(weight > 0, (0, -weight.size % BLOCK_ROWS)).reshape(-1, BLOCK_ROWS)
+    counts = jnp.sum(used, axis=1, dtype=jnp.int32)
     before, n_used = jnp.cumsum(counts) - counts, jnp.sum(counts)
-    idle_before = BLOCK_ROWS * jnp.arange(before.size, dtype=jnp.int32) - before
+    place = jnp.arange(1, BLOCK_ROWS + 1, dtype=jnp.int32)
+    spans = jnp.max(jnp.where(used, place[None, :], 0), axis=1)
     middle = (jnp.arange(n_rows) + 0.5).astype(weight.dtype) / n_rows
     ranks = jnp.minimum((middle * n_used).astype(jnp.int32), n_used - 1)
     # The first rank in each block: if each rank looked for its block, every step of the search
     # would be talk among devices.
-    first = jnp.searchsorted(ranks, before)
-    idle = jnp.zeros(n_rows, jnp.int32).at[first].max(idle_before, mode="drop")
-    rows = ranks + jax.lax.cummax(idle)
+    first, index = jnp.searchsorted(ranks, before), jnp.arange(before.size, dtype=jnp.int32)
+    block = jax.lax.cummax(jnp.zeros(n_rows, jnp.int32).at[first].max(index, mode="drop"))
+    rank, count, span = ranks - before[block], counts[block], spans[block]
+    # Idle rows among the others count as they come, or some others would never be seen.
+    rows = BLOCK_ROWS * block + rank * span // jnp.maximum(count, 1)
     found = jnp.sum(weight[rows])
 
     def as_they_come():

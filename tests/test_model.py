@@ -317,6 +317,15 @@ def test_a_hessian_is_formed_from_as_many_rows_as_asked_for(n, heavy):
     assert share[rows == 1].sum() > 0.99 if heavy.start else np.ptp(np.diff(rows)) <= 1
 
 
+def test_rows_for_a_hessian_are_spread_over_blocks_with_idle_rows_in_their_midst():
+    place = np.arange(40 * 512) % 512
+    used = (place < 100) | ((place >= 300) & (place < 400))
+    rows, share = map(np.asarray, _spread(jnp.asarray((used / used.sum()).astype(np.float32)), n_rows=800))
+    assert (np.diff(rows) > 0).all() and 0.4 < used[rows].mean() < 0.6
+    np.testing.assert_allclose(share[place[rows] >= 300].sum(), 0.5, atol=0.03)
+    assert np.ptp(place[rows]) > 380
+
+
 def test_the_rows_for_a_hessian_do_not_depend_on_the_padding():
     weight = np.random.default_rng(0).uniform(1, 2, 3000).astype(np.float32)
     padded = np.zeros((2, 2048), np.float32)
