@@ -109,7 +109,7 @@ def sample_dtype(leaves: list) -> Any:
     """The float dtype of features: their own, and JAX's default for integers."""
     if all(leaf.dtype == np.float32 for leaf in leaves):
         return np.dtype(np.float32)
-    floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [leaf.dtype.newbyteorder("=") for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
     # What is longer than JAX has is as long as it has.
     floating = (dtype if dtype.itemsize <= 8 else float for dtype in floating)

@@ -137,3 +137,19 @@ def test_predictions_can_be_traced():
 def test_set_params_shows_in_n_classes():
     fitted = ClassifierGLM(K, regularizer_strength=0.1).fit(X, Y)
     assert fitted.set_params(n_classes=4).n_classes == 4
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">f2", ">i4"])
+def test_features_of_another_byte_order_are_features(dtype):
+    X = np.arange(24).reshape(8, 3) % 7
+    y, glm = np.array([0, 1] * 4), model(glmcore.Ridge(0.1), 2)
+    foreign = glmcore.fit(glm, X.astype(dtype), y)
+    native = glmcore.fit(glm, X.astype(np.dtype(dtype).newbyteorder("=")), y)
+    np.testing.assert_array_equal(foreign.params.coef, native.params.coef)
+
+
+def test_a_penalty_does_not_change_with_the_array_it_was_made_of():
+    strength = np.full((3, 2), 0.1)
+    penalty = glmcore.Ridge(strength)
+    strength[:] = -1
+    np.testing.assert_array_equal(penalty.strength, 0.1)

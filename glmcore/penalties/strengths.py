@@ -16,12 +16,13 @@ from glmcore.tree import is_concrete
 
 def as_strength(strength: PyTree) -> PyTree:
     # NumPy scalars, not Python floats, which a jit would bake into the program; float64, so
-    # that nothing is lost before the dtype of the data is known.
+    # that nothing is lost before the dtype of the data is known; copies, for a penalty does not
+    # change with somebody's array.
     def convert(leaf):
         if isinstance(leaf, jax.Array):
             return leaf
         try:
-            return np.asarray(leaf, dtype=np.float64)
+            return np.array(leaf, dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"a strength must be a number or an array of numbers, found {leaf!r}") from error
 

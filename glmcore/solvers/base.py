@@ -68,7 +68,9 @@ class AbstractSolver(eqx.Module):
     """An algorithm that minimises a :class:`~glmcore.problem.Problem`.
 
     ``tol`` bounds the optimality residual in centred and scaled coordinates relative to the
-    loss gradient at the null model (None: :func:`default_tol`); ``maxiter`` counts steps.
+    loss gradient at the null model (None: :func:`default_tol`), where less than 4 roundings of the
+    dtype count as these, and a gradient no greater than its own rounding as that; ``maxiter``
+    counts steps.
     """
 
     tol: eqx.AbstractVar[Any]
