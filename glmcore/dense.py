@@ -181,9 +181,9 @@ def _spread(
     # would be talk among devices.
     first, index = jnp.searchsorted(ranks, before), jnp.arange(before.size, dtype=jnp.int32)
     block = jax.lax.cummax(jnp.zeros(n_rows, jnp.int32).at[first].max(index, mode="drop"))
-    rank, count, span = ranks - before[block], counts[block], spans[block]
+    start, count, span = jnp.stack([before, counts, spans])[:, block]
     # Idle rows among the others count as they come, or some others would never be seen.
-    rows = BLOCK_ROWS * block + rank * span // jnp.maximum(count, 1)
+    rows = BLOCK_ROWS * block + (ranks - start) * span // jnp.maximum(count, 1)
     found = jnp.sum(weight[rows])
 
     def as_they_come():
