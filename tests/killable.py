@@ -1,4 +1,7 @@
-"""A fit of many short steps that prints each, for tests/test_checkpoint.py to kill: ``FOLDER``."""
+"""A fit of many short steps that prints each, for tests/test_checkpoint.py to kill: ``FOLDER``.
+
+Before it keeps a step it prints it with a question mark, for it may be killed between the two.
+"""
 
 import hashlib
 import sys
@@ -28,6 +31,12 @@ def tell(progress):
     time.sleep(0.01)
 
 
+class Announced(glmcore.Checkpoint):
+    def __call__(self, progress, *fit):
+        print(f"{progress.n_iter}?", flush=True)
+        super().__call__(progress, *fit)
+
+
 if __name__ == "__main__":
-    checkpoint = glmcore.Checkpoint(f"{sys.argv[1]}/run", every=EVERY)
+    checkpoint = Announced(f"{sys.argv[1]}/run", every=EVERY)
     print(digest(run([checkpoint, tell])))
