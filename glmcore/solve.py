@@ -1,6 +1,5 @@
 """``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
 
-import functools
 from typing import Any, Optional
 
 import jax
@@ -77,12 +76,9 @@ def default_solver(
     else:
         many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
         pays = many and by_entry and n_params <= _WORKING_SET_PARAMS
-    return _with_defaults(by_hessian if pays else usual)
-
-
-@functools.cache
-def _with_defaults(kind: type[AbstractSolver]) -> AbstractSolver:
-    return kind()
+    # A new one each time: JAX remembers, by its identity, a NumPy array that it met as a constant
+    # in float64, and then refuses it in float32.
+    return by_hessian() if pays else usual()
 
 
 def fit(

@@ -153,3 +153,11 @@ def test_a_penalty_does_not_change_with_the_array_it_was_made_of():
     penalty = glmcore.Ridge(strength)
     strength[:] = -1
     np.testing.assert_array_equal(penalty.strength, 0.1)
+
+
+def test_a_fit_in_float32_follows_one_by_one_fits_in_float64():
+    """With the same default solver, whose settings are constants of the program before."""
+    glm = model(glmcore.Lasso(0.02))
+    with jax.enable_x64(True):
+        glmcore.jackknife(glm, X[:20].astype(np.float64), Y[:20])
+    assert glmcore.fit(glm, X[:20], Y[:20]).params.coef.dtype == np.float32
