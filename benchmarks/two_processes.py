@@ -88,7 +88,7 @@ def main(rank: int, n_processes: int, port: int, n_rows: int, repeat: int) -> No
         seconds, result = fit()
         fits.append(seconds)
     report = {
-        # Whatever else the machine does only adds, to the difference with either sign: the least of each.
+        # What else the machine does adds to either time, and so to their difference with any sign.
         "step_s": (min(long) - min(short)) / (int(more.n_iter) - int(fewer.n_iter)),
         "fit_s": statistics.median(fits),
         "n_iter": int(result.n_iter),

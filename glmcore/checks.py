@@ -14,11 +14,11 @@ from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
 from glmcore.observations import InverseLink
 from glmcore.padding import on_host
-from glmcore.params import GLMParams, as_params, check_mirrors
+from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
-from glmcore.tree import is_concrete, is_real
+from glmcore.tree import is_concrete, is_real, module_of
 
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
@@ -196,7 +196,7 @@ def _range(values: Any) -> tuple[Any, Any]:
 def check_params(model, params: GLMParams | tuple, X: PyTree) -> GLMParams:
     """Starting parameters in the dtype of X, or a clear error."""
     if isinstance(params, (tuple, list)) and len(params) == 2:
-        params = as_params(*params)
+        params = module_of(GLMParams, coef=params[0], intercept=params[1])
     check_mirrors(params, X, model.observations.n_outputs)
     if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
         raise TypeError(f"params must hold arrays of real numbers, found {params}")

@@ -184,10 +184,11 @@ def _spread(
     start, count, span = jnp.stack([before, counts, spans])[:, block]
     # Idle rows among the others count as they come, or some others would never be seen.
     rows = BLOCK_ROWS * block + (ranks - start) * span // jnp.maximum(count, 1)
-    found = jnp.sum(weight[rows])
+    picked = weight[rows]
+    found = jnp.sum(picked)
 
     def as_they_come():
-        return rows, weight[rows] / found
+        return rows, picked / found
 
     def by_weight():
         cumulative = jnp.cumsum(weight)

@@ -93,7 +93,8 @@ def quick_jit(function: Callable) -> Callable:
         arrays, static, is_traced = [], [], False
         for leaf in leaves:
             if isinstance(leaf, (np.ndarray, np.generic)):
-                arrays.append(leaf if leaf.dtype.isnative else _native(leaf))
+                # JAX takes every array to be in the byte order of this machine.
+                arrays.append(leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("=")))
             elif isinstance(leaf, jax.Array):
                 arrays.append(leaf)
                 is_traced = is_traced or isinstance(leaf, jax.core.Tracer)
@@ -112,11 +113,6 @@ def quick_jit(function: Callable) -> Callable:
             return program(static, *arrays)
 
     return call
-
-
-def _native(array: Any) -> Any:
-    """In the byte order of this machine, which JAX takes every array to be in."""
-    return array.astype(array.dtype.newbyteorder("="))
 
 
 def _inside_program() -> bool:

@@ -6,7 +6,6 @@ a solver both are one matrix, the leaves stacked along the feature axis.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -46,13 +45,6 @@ def stack_columns(X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
     """Place the leaves of a pytree of features side by side."""
     leaves = jax.tree.leaves(X)
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=1)
-
-
-def as_params(coef: PyTree, intercept: Any) -> GLMParams:
-    """``GLMParams(coef, intercept)`` in a tenth of the time: a step on a small batch has little."""
-    params = object.__new__(GLMParams)
-    vars(params).update(coef=coef, intercept=intercept)
-    return params
 
 
 def stack_rows(coef: PyTree[Shaped[Array, "_ K"]]) -> Shaped[Array, "p K"]:

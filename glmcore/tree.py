@@ -74,6 +74,14 @@ def where_needed(
     return choose(needed, arrays)
 
 
+def module_of(kind: type, **fields: Any) -> Any:
+    """A module of these fields, neither converted nor checked: its constructor, or
+    ``dataclasses.replace``, takes longer than a step on a small batch."""
+    module = object.__new__(kind)
+    vars(module).update(fields)
+    return module
+
+
 def is_real(x: Any) -> bool:
     """Whether ``x`` is an array of real numbers: no text, dates, objects, random keys or complex numbers."""
     dtype = getattr(x, "dtype", None)

@@ -338,20 +338,18 @@ class LogisticRegression(LinearClassifier):
 
     def _step(self, samples, stream):
         model = self._model(samples, len(self.classes_), stream.C, stream.l1_ratio)
-        batch = samples._replace(weight=_ones(samples))
+        X, y, weight = samples
         state, solver = stream.state, stream.solver
         if hasattr(self, "coef_"):
             if scipy.sparse.issparse(self.coef_):
                 self.densify()
             params = softmax.to_params(self.coef_, self.intercept_)
         else:
-            params = _initialize(model, *glmcore.pad_rows(*batch))
+            params = _initialize(model, *glmcore.pad_rows(X, y, _ones(samples)))
         if state is None:
-            X, y, weight = batch
             state = glmcore.init_state(model, params, X, y, solver=solver, sample_weight=weight)
-        X, y, weight = samples
         if len(y) < stream.n_rows:
-            X, y, weight = glmcore.pad_rows(*batch, at_least=stream.n_rows)
+            X, y, weight = glmcore.pad_rows(X, y, _ones(samples), at_least=stream.n_rows)
         params, state = glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
         self.coef_, self.intercept_ = softmax.from_params(params)
         self.n_iter_ = np.array(state.n_iter, ndmin=1)

@@ -48,8 +48,7 @@ def fit(model, X, y, weight, params, solver, callback):
 @glmcore.quick_jit
 def _fit(model, X, y, weight, params, solver):
     def one(model, y, params):
-        start = None if params is None else GLMParams(*params)
-        found = glmcore.fit(model, X, y, solver=solver, init_params=start, sample_weight=weight)
+        found = glmcore.fit(model, X, y, solver=solver, init_params=params, sample_weight=weight)
         return tuple(found.params), (found.status, found.n_iter, found.objective, found.optimality)
 
     found, ending = _over_targets(one, model, (y, 1), (params, _PARAMS), out_axes=(_PARAMS, 0))
@@ -63,7 +62,7 @@ def init_state(model, params, X, y, weight, solver):
 @glmcore.quick_jit
 def _init_state(model, params, X, y, weight, solver):
     def one(model, params, y):
-        return glmcore.init_state(model, GLMParams(*params), X, y, solver=solver, sample_weight=weight)
+        return glmcore.init_state(model, params, X, y, solver=solver, sample_weight=weight)
 
     return _over_targets(one, model, (params, _PARAMS), (y, 1))
 
@@ -76,7 +75,7 @@ def update(model, params, state, X, y, weight, solver, at_least=0):
 @glmcore.quick_jit
 def _update(model, params, state, X, y, weight, solver):
     def one(model, params, state, y):
-        moved = glmcore.update(model, GLMParams(*params), state, X, y, solver=solver, sample_weight=weight)
+        moved = glmcore.update(model, params, state, X, y, solver=solver, sample_weight=weight)
         return tuple(moved[0]), moved[1]
 
     return _over_targets(one, model, (params, _PARAMS), (state, 0), (y, 1), out_axes=(_PARAMS, 0))

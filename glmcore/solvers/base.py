@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Look, Problem
-from glmcore.tree import is_real
+from glmcore.tree import is_real, module_of
 
 
 class Standing(eqx.Module):
@@ -127,10 +127,7 @@ def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:
     """Fill in ``tol`` before a jit sees it: given or not, it is the same program."""
     if solver.tol is not None:
         return solver
-    # Not dataclasses.replace, which takes longer than a step on a small batch.
-    filled = object.__new__(type(solver))
-    vars(filled).update(vars(solver), tol=as_float(default_tol(dtype)))
-    return filled
+    return module_of(type(solver), **{**vars(solver), "tol": as_float(default_tol(dtype))})
 
 
 def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
