@@ -21,6 +21,10 @@ from glmcore.survey import Survey
 from glmcore.sweeps import over_blocks
 
 
+#: Rows of which there may as well be any number: a program is the same for more.
+_MANY_ROWS = 2**20
+
+
 class StreamedProblem(Problem):
     """Rows that only the host can pass over.
 
@@ -66,7 +70,8 @@ class StreamedProblem(Problem):
             mask=sample.mask,
             inverse_link=model.inverse_link,
             fit_intercept=model.fit_intercept,
-            n_rows=1 << survey.n_used.bit_length(),  # nearby numbers share a program
+            # Nearby numbers share a program, and so do all that are large.
+            n_rows=min(1 << survey.n_used.bit_length(), _MANY_ROWS),
         )
 
     def predictor(self, params: GLMParams) -> Float[Array, "K p1"]:

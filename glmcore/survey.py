@@ -104,22 +104,21 @@ def _moments(
     weight: Float[Array, " n"],
     n_rows: Int[Array, ""],
 ) -> tuple[tuple, Float[Array, "2 p"], Optional[UInt32[Array, "2"]]]:
-    def sums(X, y, weight):
-        X = jnp.where((weight > 0)[:, None], (X - shift[None, :]) / unit[None, :], 0)
-        own = y[None, :] == jnp.arange(n_classes, dtype=jnp.int32)[:, None]
-        own = jnp.where(own, weight[None, :], 0)
-        n_used = jnp.sum((weight > 0).astype(weight.dtype))
-        return jnp.sum(own, axis=1), own @ X, weight @ (X * X), n_used
-
-    def extremes(X, y, weight):
+    def of_block(X, y, weight):
         used = (weight > 0)[:, None]
         # A maximum may drop a NaN once XLA has vectorised it: an infinity stays.
         both = (jnp.where(jnp.isnan(X), jnp.inf, x) for x in (-X, X))
-        return jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in both])
+        extremes = jnp.stack([jnp.max(jnp.where(used, x, -jnp.inf), axis=0) for x in both])
+        X = jnp.where(used, (X - shift[None, :]) / unit[None, :], 0)
+        own = y[None, :] == jnp.arange(n_classes, dtype=jnp.int32)[:, None]
+        own = jnp.where(own, weight[None, :], 0)
+        n_used = jnp.sum((weight > 0).astype(weight.dtype))
+        return (jnp.sum(own, axis=1), own @ X, weight @ (X * X), n_used), extremes
 
-    rows = (X, y, weight, n_rows)
+    combine, first = (jnp.add, jnp.maximum), (0.0, -np.inf)
+    sums, extremes = over_blocks(of_block, combine, first, X, y, weight, n_rows)
     digest = digest_rows(X, y, weight, ordered=False) if with_digest else None
-    return over_blocks(sums, jnp.add, 0.0, *rows), over_blocks(extremes, jnp.maximum, -np.inf, *rows), digest
+    return sums, extremes, digest
 
 
 def _sweep(
@@ -188,19 +187,17 @@ class _SystematicSample:
     def add(self, chunk: Chunk) -> None:
         """Look at the next rows; a sample that has grown to more than twice its size is thinned."""
         X, y, weight = (column[: chunk.n_rows] for column in chunk[:3])
-        if not self._spacing:
-            index, picked = np.flatnonzero(weight > 0), weight
+        if self._spacing:
+            self._passed += self._pick(X, y, weight, self._passed)
         else:
-            index = self._at_distances(weight.astype(np.float64), self._passed)
-            picked = np.full_like(weight, self._spacing)
-        self._passed += float(weight.sum(dtype=np.float64))
-        self._keep(X[index], y[index], picked[index])
+            used = np.flatnonzero(weight > 0)
+            self._keep(X[used], y[used], weight[used])
+            self._passed += float(weight.sum(dtype=np.float64))
         if self._n_rows > 2 * self.size:
-            X, y, weight = self.rows()
+            rows = self.rows()
             self._spacing = self._passed / self.size
-            index = self._at_distances(weight.astype(np.float64), 0.0)
             self._columns, self._n_rows = [], 0
-            self._keep(X[index], y[index], np.full_like(weight[index], self._spacing))
+            self._pick(*rows, 0.0)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, labels and weights of the sample."""
@@ -211,9 +208,13 @@ class _SystematicSample:
         self._columns.append((X, y, weight))
         self._n_rows += len(y)
 
-    def _at_distances(self, weight: np.ndarray, passed: float) -> np.ndarray:
-        """Rows in which the cumulative weight passes an odd multiple of half the spacing."""
-        cumulative = passed + np.cumsum(weight)
-        first, last = (np.floor(c / self._spacing + 0.5) for c in (passed, cumulative[-1]))
-        marks = (np.arange(first, last) + 0.5) * self._spacing
-        return np.minimum(np.searchsorted(cumulative, marks), len(weight) - 1)
+    def _pick(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray, passed: float) -> float:
+        """Keep the rows in which the cumulative weight, of which ``passed`` lies before them,
+        passes an odd multiple of half the spacing; the sum of the weights."""
+        cumulative = np.cumsum(weight, dtype=np.float64)
+        total = float(cumulative[-1])
+        first, last = (np.floor(c / self._spacing + 0.5) for c in (passed, passed + total))
+        marks = (np.arange(first, last) + 0.5) * self._spacing - passed
+        index = np.minimum(np.searchsorted(cumulative, marks), len(weight) - 1)
+        self._keep(X[index], y[index], np.full(index.shape, self._spacing, weight.dtype))
+        return total

@@ -14,8 +14,8 @@ _BLOCK_NUMBERS = 2**16
 
 def over_blocks(
     function: Callable[..., PyTree],
-    combine: Callable[[Any, Any], Any],
-    first: float,
+    combine: PyTree[Callable[[Any, Any], Any]],
+    first: PyTree[float],
     X: Float[Array, "n p"],
     y: Int[Array, " n"],
     weight: Float[Array, " n"],
@@ -23,16 +23,20 @@ def over_blocks(
 ) -> PyTree:
     """``function(X, y, weight)`` of blocks of the first ``n_rows`` rows, combined.
 
-    A block may reach beyond ``n_rows``, to rows of weight 0.
+    ``combine`` and ``first``, with which the first block is combined, may be trees of which each
+    leaf is for a part of the result.  A block may reach beyond ``n_rows``, to rows of weight 0.
     """
     size = block_rows(*X.shape)
     like = jax.eval_shape(function, X[:size], y[:size], weight[:size])
 
     def add(index: Int[Array, ""], total: PyTree) -> PyTree:
         block = (jax.lax.dynamic_slice_in_dim(x, index * size, size) for x in (X, y, weight))
-        return jax.tree.map(combine, total, function(*block))
+        return jax.tree.map(jax.tree.map, combine, total, function(*block))
 
-    start = jax.tree.map(lambda leaf: jnp.full(leaf.shape, first, leaf.dtype), like)
+    def filled(value: float, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), part)
+
+    start = jax.tree.map(filled, first, like)
     return jax.lax.fori_loop(0, -(-n_rows // size), add, start)
 
 
