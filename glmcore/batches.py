@@ -159,7 +159,8 @@ def _sample(model: GLM, reader: Reader, found: Survey) -> DenseProblem:
     coordinates = _coordinates(
         found.centre, found.deviation, model.penalty, n_classes, structure, widths
     )
-    X, y, weight = pad_rows(found.X - found.centre, found.y, found.weight / found.weight.sum())
+    columns = found.X - found.centre, found.y, found.weight / found.weight.sum()
+    X, y, weight = pad_rows(*columns, at_least=found.room)
     return DenseProblem(
         *map(jax.numpy.asarray, (X, y, weight, found.class_weights > 0)),
         coordinates=coordinates,
@@ -181,5 +182,6 @@ def _optimum_of_sample(model: GLM, found: Survey, like: Any) -> Optional[GLMPara
     X = jax.tree.unflatten(structure, np.split(found.X - found.centre * model.fit_intercept, cuts, axis=1))
     solver = with_default_tol(_default_solver(model, 0), found.X.dtype)
     centre = found.centre if model.fit_intercept else None
-    result = run_fit(model, *pad_rows(X, found.y, found.weight), centre, None, solver)
+    rows = pad_rows(X, found.y, found.weight, at_least=found.room)
+    result = run_fit(model, *rows, centre, None, solver)
     return result.params if bool(result.status == Status.converged) else None

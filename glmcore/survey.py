@@ -36,6 +36,9 @@ class Survey(NamedTuple):
         :func:`~glmcore.identity.digest_rows`, in whatever order they come.
     X, y, weight : arrays of m rows
         A sample, spread evenly over the weight, about its original scale.
+    room : int
+        Rows to pad the sample to, so that all samples of as many features share their programs;
+        0 if it is all rows.
     """
 
     centre: np.ndarray
@@ -47,6 +50,7 @@ class Survey(NamedTuple):
     X: np.ndarray
     y: np.ndarray
     weight: np.ndarray
+    room: int
 
 
 class _Moments(NamedTuple):
@@ -91,6 +95,7 @@ def survey(reader: Reader, n_classes: int, fit_intercept: bool, with_digest: boo
         int(moments.n_used),
         digest,
         *sample.rows(),
+        sample.room,
     )
 
 
@@ -185,36 +190,43 @@ class _SystematicSample:
         self._n_rows = 0
 
     def add(self, chunk: Chunk) -> None:
-        """Look at the next rows; a sample that has grown to more than twice its size is thinned."""
+        """Look at the next rows; a sample that would grow to twice its size is thinned before."""
         X, y, weight = (column[: chunk.n_rows] for column in chunk[:3])
+        total = float(weight.sum(dtype=np.float64))
+        n_new = total / self._spacing if self._spacing else np.count_nonzero(weight)
+        if self._n_rows + n_new >= 2 * self.size:
+            self._spacing = (self._passed + total) / self.size
+            kept, self._columns, self._n_rows, self._passed = self._columns, [], 0, 0.0
+            for columns in kept:
+                self._pick(*columns)
         if self._spacing:
-            self._passed += self._pick(X, y, weight, self._passed)
+            self._pick(X, y, weight)
         else:
-            used = np.flatnonzero(weight > 0)
+            used = np.flatnonzero(weight)
             self._keep(X[used], y[used], weight[used])
-            self._passed += float(weight.sum(dtype=np.float64))
-        if self._n_rows > 2 * self.size:
-            rows = self.rows()
-            self._spacing = self._passed / self.size
-            self._columns, self._n_rows = [], 0
-            self._pick(*rows, 0.0)
+            self._passed += total
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, labels and weights of the sample."""
         X, y, weight = (np.concatenate(column) for column in zip(*self._columns))
         return X, y, weight
 
-    def _keep(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
-        self._columns.append((X, y, weight))
-        self._n_rows += len(y)
+    @property
+    def room(self) -> int:
+        """The most rows that the sample may have, or 0 while it has all."""
+        return 2 * self.size if self._spacing else 0
 
-    def _pick(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray, passed: float) -> float:
-        """Keep the rows in which the cumulative weight, of which ``passed`` lies before them,
-        passes an odd multiple of half the spacing; the sum of the weights."""
+    def _keep(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+        if len(y):
+            self._columns.append((X, y, weight))
+            self._n_rows += len(y)
+
+    def _pick(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+        """Keep the rows in which the cumulative weight, of which some has passed before them,
+        passes an odd multiple of half the spacing."""
         cumulative = np.cumsum(weight, dtype=np.float64)
-        total = float(cumulative[-1])
-        first, last = (np.floor(c / self._spacing + 0.5) for c in (passed, passed + total))
+        passed, self._passed = self._passed, self._passed + float(cumulative[-1])
+        first, last = (np.floor(c / self._spacing + 0.5) for c in (passed, self._passed))
         marks = (np.arange(first, last) + 0.5) * self._spacing - passed
         index = np.minimum(np.searchsorted(cumulative, marks), len(weight) - 1)
         self._keep(X[index], y[index], np.full(index.shape, self._spacing, weight.dtype))
-        return total

@@ -79,6 +79,17 @@ def test_the_same_batches_give_the_same_answer_in_the_same_program(programs):
     np.testing.assert_allclose(first.params.coef, elsewhere.params.coef, atol=1e-6)
 
 
+def test_any_large_number_of_rows_shares_the_programs(programs):
+    X, y = small(n=2_400_000)
+    X = X.astype(np.float32)
+    glm = model(glmcore.Ridge(0.05))
+    glmcore.fit_batches(glm, [(X[:1_100_000], y[:1_100_000])])
+    with programs:
+        result = glmcore.fit_batches(glm, [(X, y)])
+    assert result.converged
+    assert not programs.compiled
+
+
 def test_bad_batches_are_named():
     X, y = small()
     X = X.astype(np.float32)
