@@ -27,6 +27,8 @@ _GRAM_ROWS_PER_FEATURE = 4
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
+#: Columns of a factor up to which it is inverted row by row, and rows at once beyond.
+_FEW_COLUMNS, _ROWS_AT_ONCE = 256, 64
 #: Least curvature along the level of the classes, beside that of the loss elsewhere.
 _LEAST_LEVEL = 1e-3
 
@@ -178,15 +180,26 @@ def _inverse_factors(
 
 
 def _inverse_by_rows(factors: Float[Array, "blocks p1 p1"]) -> Float[Array, "blocks p1 p1"]:
-    """By substitution: LAPACK's triangular solve starts threads, and for a while those wait for
-    more work on the cores that the passes over the data need."""
-    columns = jnp.arange(factors.shape[1], dtype=jnp.int32)
+    """By substitution, of large factors some rows at once: LAPACK's triangular solve starts
+    threads, and for a while those wait for more work on the cores that the passes over the data
+    need."""
+    blocks, p1, _ = factors.shape
+    size = 1 if p1 <= _FEW_COLUMNS else _ROWS_AT_ONCE
+    n = -(-p1 // size)
+    identity = jnp.eye(n * size, dtype=factors.dtype)
+    if n * size > p1:
+        factors = jnp.broadcast_to(identity, (blocks, *identity.shape)).at[:, :p1, :p1].set(factors)
+    tiles = factors.reshape(blocks, n, size, n, size)
+    own = jnp.moveaxis(jnp.diagonal(tiles, axis1=1, axis2=3), -1, 1)
+    own = 1 / own if size == 1 else _inverse_by_rows(own.reshape(-1, size, size)).reshape(own.shape)
+    columns = jnp.arange(n * size, dtype=jnp.int32)
 
-    def add_row(i: Int[Array, ""], inverse: Float[Array, "blocks p1 p1"]):
-        row = jax.lax.dynamic_slice_in_dim(factors, i, 1, axis=1)
-        own = jax.lax.dynamic_slice_in_dim(row, i, 1, axis=2)
-        unit = jnp.where(columns == i, 1, 0).astype(row.dtype)[None, None, :]
-        new = (unit - jnp.where(columns < i, row, 0) @ inverse) / own
-        return jax.lax.dynamic_update_slice_in_dim(inverse, new, i, axis=1)
+    def add_rows(i: Int[Array, ""], inverse: Float[Array, "blocks P P"]):
+        rows = jax.lax.dynamic_slice_in_dim(factors, i * size, size, axis=1)
+        unit = jax.lax.dynamic_slice_in_dim(identity, i * size, size)[None]
+        rest = unit - jnp.where(columns < i * size, rows, 0) @ inverse
+        tile = jax.lax.dynamic_index_in_dim(own, i, axis=1, keepdims=False)
+        new = tile * rest if size == 1 else tile @ rest
+        return jax.lax.dynamic_update_slice_in_dim(inverse, new, i * size, axis=1)
 
-    return jax.lax.fori_loop(0, columns.size, add_row, jnp.zeros_like(factors))
+    return jax.lax.fori_loop(0, n, add_rows, jnp.zeros_like(factors))[:, :p1, :p1]
