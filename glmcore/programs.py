@@ -4,6 +4,7 @@ One jit boundary a public verb; a fit with a callback has the loop on the host a
 behind three.
 """
 
+from dataclasses import replace
 from typing import Any, Optional
 
 import equinox as eqx
@@ -23,7 +24,7 @@ from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
-from glmcore.tree import tree_norm, where_needed
+from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
 
 #: Share of tol that bounds the predicted relative distance of the objective to its minimum.
 _GAP_PER_TOL = 0.01
@@ -83,8 +84,7 @@ class Task(eqx.Module):
             unpenalised = problem.penalty_value(run.params.coef) == 0
             separable = where_needed(unpenalised, Problem.separable, problem, run.params)
             status = Status.where(separable, Status.separable, status)
-        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(user)])
-        status = Status.where(jnp.all(finite), status, Status.nonfinite)
+        status = Status.where(all_finite(user), status, Status.nonfinite)
         left_out = (status == Status.converged) & ~jnp.all(problem.present)
         return Status.where(left_out, Status.missing_class, status)
 
@@ -280,10 +280,15 @@ def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, S
     coordinates = state.coordinates
     features = coordinates.features(X)
     problem = DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=True)
-    params = problem.start(coordinates.from_user(params))
-    eta = problem.predictor(params)
-    held_out = state.held_out.and_then(-problem.loss(eta), jnp.sum(weight))
-    cache = solver.evaluate(problem, params, problem.look(eta), state.solver)
-    run = Run(*solver.update(problem, params, state.solver, cache), state.n_iter + 1)
+    inner = problem.start(coordinates.from_user(params))
+    eta = problem.predictor(inner)
+    loss = problem.loss(eta)
+    cache = solver.evaluate(problem, inner, problem.look(eta), state.solver)
+    run = Run(*solver.update(problem, inner, state.solver, cache), state.n_iter + 1)
+    held_out = state.held_out.and_then(-loss, jnp.sum(weight))
     task = Task(problem, solver, state.yardstick)
-    return coordinates.to_user(run.params), _solver_state(task, run, held_out)
+    moved = coordinates.to_user(run.params), _solver_state(task, run, held_out)
+    # One bad batch in a stream must not cost what all others have taught.
+    sound = jnp.isfinite(loss) & all_finite(moved[0])
+    stay = params, replace(state, objective=moved[1].objective, optimality=moved[1].optimality)
+    return tree_where(sound, moved, stay)

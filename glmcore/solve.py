@@ -216,9 +216,10 @@ def update(
     :class:`Optax` looks at the batch once: its state tells the objective before the step.
 
     ``params`` stay on the user's scale.  The batch may lack classes and may have any number of
-    rows (compiled once a bucket, see :func:`pad_rows`).  Inside ``jax.jit``, where nothing can be
-    refused, a label of no class makes the objective of the state NaN, and with most solvers the
-    parameters.  Parameters and errors are those of :func:`fit`, an example is in :func:`init_state`.
+    rows (compiled once a bucket, see :func:`pad_rows`).  A batch whose loss is not finite (X is
+    not, or inside ``jax.jit``, where nothing can be refused, a label is of no class), or whose step
+    would lead to parameters that are not, teaches nothing: all stays as it was, and the objective
+    of the state tells.  Parameters and errors are those of :func:`fit`, an example is in :func:`init_state`.
     """
     check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)

@@ -46,6 +46,11 @@ def tree_where(condition: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether no entry of any leaf is infinite or NaN."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def where_needed(
     needed: Bool[Array, ""], function: Callable[..., PyTree], *args: PyTree
 ) -> PyTree:

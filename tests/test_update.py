@@ -169,6 +169,45 @@ def test_update_works_under_jit_and_in_a_scan():
     assert np.all(np.diff(objectives) <= 1e-6)
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        glmcore.LBFGS(),
+        glmcore.GradientDescent(),
+        glmcore.ProximalGradient(),
+        glmcore.SVRG(),
+        glmcore.Optax(optax.adam(0.1)),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_a_batch_that_is_not_finite_teaches_nothing(solver):
+    X, y = small()
+    X, y = jnp.asarray(X, jnp.float32), jnp.asarray(y)
+    glm = model(glmcore.Ridge(0.05))
+    params, state = start(glm, X, y, solver=solver)
+    params, state = glmcore.update(glm, params, state, X, y, solver=solver)
+    step = jax.jit(lambda X, y: glmcore.update(glm, params, state, X, y, solver=solver))
+    for bad in ((X.at[3, 1].set(jnp.nan), y), (X.at[3, 1].set(jnp.inf), y), (X, y.at[3].set(7))):
+        found, told = step(*bad)
+        assert not np.isfinite(told.objective)
+        same = jax.tree.map(np.array_equal, (found, told.solver), (params, state.solver))
+        assert jax.tree.all(same)
+        assert told.held_out.log_likelihood == state.held_out.log_likelihood
+        assert told.n_iter == state.n_iter == 1
+    moved, told = step(X, y)
+    assert told.n_iter == 2 and np.any(moved.coef != params.coef)
+
+
+def test_a_step_to_infinity_is_not_taken():
+    X, y = small()
+    X, y = jnp.asarray(X, jnp.float32), jnp.asarray(y)
+    glm, solver = model(glmcore.Ridge(0.05)), glmcore.Optax(optax.sgd(np.inf))
+    params, state = start(glm, X, y, solver=solver)
+    moved, told = glmcore.update(glm, params, state, X, y, solver=solver)
+    np.testing.assert_array_equal(moved.coef, params.coef)
+    assert told.n_iter == 0
+
+
 def test_a_pytree_of_features():
     X, y = small()
     X = X.astype(np.float32)
