@@ -19,7 +19,7 @@ from glmcore.lockstep import Lockstep, PerLane, Points, Refresh, descend
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
-from glmcore.programs import Run, Task, conclude, in_dtype, starting_params, yardstick
+from glmcore.programs import Run, Task, conclude, in_dtype, starting_params
 from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.newton import dense_hessian
@@ -265,7 +265,7 @@ class Lanes(eqx.Module):
     def minimise(self, start: Points, model: Any, refresh: Optional[Refresh]) -> tuple[Lockstep, "Found"]:
         """All lanes at their minimum, but for those that have trouble on the way."""
         null = self.residual(self.loss(self.null())[1])
-        yard = self.each(lambda lane, problem, norm: yardstick(problem, lane.solver, norm), null)
+        yard = self.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
 
         def arrived(objective, gradient, gap):
             def one(lane: Lane, problem: Problem, found: Found):

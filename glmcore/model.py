@@ -16,6 +16,7 @@ from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
+from glmcore.solvers.base import default_tol
 from glmcore.tree import is_concrete
 
 
@@ -119,10 +120,9 @@ class GLM(eqx.Module):
         """Weighted mean negative log-likelihood of labels y (n,), without the penalty."""
         if sample_weight is None:
             return jnp.mean(self._nll(params, X, y))
-        weight = jnp.asarray(sample_weight)
+        weight = _weights(sample_weight, X)
         nll = self._nll(params, _without_idle_rows(X, weight), y)
-        weight = weight.astype(nll.dtype)
-        return jnp.sum(weight * nll) / jnp.sum(weight)
+        return jnp.sum(jnp.where(weight == 0, 0, weight * nll)) / jnp.sum(weight)
 
     def objective(
         self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
@@ -138,24 +138,23 @@ class GLM(eqx.Module):
 
         The norm of the least subgradient of the objective with features centred and scaled to
         unit variance, relative to that of the loss at the null model (coef 0, intercept from
-        the class frequencies); 0 exactly at an optimum.
+        the class frequencies), or to the rounding of a gradient divided by the default ``tol``
+        where that is larger; 0 exactly at an optimum.
         """
         problem = self._problem(X, y, sample_weight)
         inner = problem.coordinates.from_user(params)
-        yardstick = jnp.maximum(problem.null_optimality(), problem.rounding)
-        return problem.optimality_of(inner) / yardstick
+        null = problem.null_optimality()
+        return problem.optimality_of(inner) / problem.yardstick(null, default_tol(null.dtype))
 
     def initialize_params(
         self, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> GLMParams:
         """The null model: zero coef, intercept = log class frequencies minus their mean."""
-        first = jax.tree.leaves(X)[0]
-        dtype = jnp.result_type(first, jnp.float32)
+        weight = _weights(sample_weight, X)
         n_outputs = self.observations.n_outputs
-        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], n_outputs), dtype), X)
+        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], n_outputs), weight.dtype), X)
         if not self.fit_intercept:
-            return GLMParams(coef, jnp.zeros(n_outputs, dtype))
-        weight = _weights(sample_weight, first.shape[0], dtype)
+            return GLMParams(coef, jnp.zeros(n_outputs, weight.dtype))
         return GLMParams(coef, self.observations.null_predictor(jnp.asarray(y), weight))
 
     def sample(self, key: PRNGKeyArray, params: GLMParams, X: PyTree) -> Int[Array, " n"]:
@@ -197,8 +196,7 @@ class GLM(eqx.Module):
         return self.observations.negative_log_likelihood(eta, jnp.asarray(y), self.inverse_link)
 
     def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
-        first = jax.tree.leaves(X)[0]
-        weight = _weights(sample_weight, first.shape[0], jnp.result_type(first, jnp.float32))
+        weight = _weights(sample_weight, X)
         X = _without_idle_rows(X, weight)
         coordinates, features = Coordinates.measure(
             X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
@@ -206,8 +204,13 @@ class GLM(eqx.Module):
         return DenseProblem.of(self, features, jnp.asarray(y), weight, coordinates)
 
 
-def _weights(sample_weight: Optional[Any], n: int, dtype: Any) -> Float[Array, " n"]:
-    return jnp.ones(n, dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
+def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
+    first = jax.tree.leaves(X)[0]
+    n, dtype = first.shape[0], jnp.result_type(first, jnp.float32)
+    weight = jnp.ones(n, dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), found {weight.shape}")
+    return weight
 
 
 def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:

@@ -1,7 +1,8 @@
 """Observation models: how a linear predictor becomes the probability of what was observed.
 
-This is the seam for other GLM families.  A solver sees the data of a sample only through the
-methods of :class:`AbstractObservations`.
+This is the seam for other GLM families: a solver sees the labels of a sample only through the
+methods of :class:`AbstractObservations`.  What it takes for granted beside them is said where it
+does: under the canonical link probabilities are a softmax, and a shift of all outputs is not seen.
 """
 
 import abc
@@ -41,7 +42,7 @@ class AbstractObservations(eqx.Module):
     def negative_log_likelihood(
         self, eta: Array, y: Array, inverse_link: InverseLink = None
     ) -> Array:
-        """Negative log-likelihood of each sample."""
+        """Negative log-likelihood of each sample, NaN for what cannot be observed."""
 
     @abc.abstractmethod
     def value_and_residual(
@@ -62,6 +63,10 @@ class AbstractObservations(eqx.Module):
     @abc.abstractmethod
     def curvature(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
         """Second derivatives in one output each, (K, n): the diagonal of :meth:`hessian`."""
+
+    @abc.abstractmethod
+    def frequencies(self, y: Array, weight: Array) -> Array:
+        """Share of each output in the total weight: one without any is left out of a fit."""
 
     @abc.abstractmethod
     def null_predictor(self, y: Array, weight: Array) -> Array:
@@ -119,15 +124,17 @@ class Categorical(AbstractObservations):
     def negative_log_likelihood(
         self, eta: Float[Array, "*n K"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
+        known = (y >= 0) & (y < self.n_classes)
         if not is_log_softmax(inverse_link):
-            return -self._pick(inverse_link(eta), y)
+            return jnp.where(known, -self._pick(inverse_link(eta), y), jnp.nan)
         # The label's predictor first: of large numbers the differences are exact.
         ahead = eta - self._pick(eta, y)[..., None]
         top = jax.lax.stop_gradient(jnp.max(ahead, axis=-1))
         exp = jnp.exp(ahead - top[..., None])
         others = jnp.sum(jnp.where(self._is_label(y), 0, exp), axis=-1)
         # A sum with the one of a label that leads would round the small others away.
-        return top + jnp.log1p(jnp.where(top == 0, others, jnp.sum(exp, axis=-1) - 1))
+        nll = top + jnp.log1p(jnp.where(top == 0, others, jnp.sum(exp, axis=-1) - 1))
+        return jnp.where(known, nll, jnp.nan)
 
     def value_and_residual(
         self, eta: Float[Array, "K *n"], y: Integer[Array, "*n"], inverse_link: InverseLink = None

@@ -12,7 +12,7 @@ from glmcore.least_norm import least_norm_params
 from glmcore.params import GLMParams, stack_rows
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
-from glmcore.programs import Run, Task, advance, in_dtype, make_problem, yardstick
+from glmcore.programs import Run, Task, advance, in_dtype, make_problem
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status
@@ -113,7 +113,7 @@ def run_piece(
     model, solver = in_dtype((model, solver), weight.dtype)
     whole = make_problem(model, X, y, weight, centre, False)
     part = whole if index is None else whole.on_features(index)
-    measure = yardstick(whole, solver, whole.null_optimality())
+    measure = whole.yardstick(whole.null_optimality(), solver.tol)
 
     def chosen(params: GLMParams) -> GLMParams:
         return params if index is None else GLMParams(params.coef[index], params.intercept)

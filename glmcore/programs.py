@@ -28,9 +28,6 @@ from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
 
 #: Share of tol that bounds the predicted relative distance of the objective to its minimum.
 _GAP_PER_TOL = 0.01
-#: Up to so many times the dtype's relative rounding error the whole of :attr:`Problem.rounding` is
-#: allowed for.  It is a bound: 1 to 9 % of it were found, and a smaller ``tol`` gets a share.
-_ROUNDING_WORTH = 25
 
 
 class Task(eqx.Module):
@@ -123,7 +120,7 @@ def start(
     look = problem.look(eta)
     state = solver.init(problem, params, eta)
     null = tree_norm(look.gradient) if init_params is None else problem.null_optimality()
-    task = Task(problem, solver, yardstick(problem, solver, null), may_be_separable)
+    task = Task(problem, solver, problem.yardstick(null, solver.tol), may_be_separable)
     return task, Run.of(problem, params, look, state, solver)
 
 
@@ -186,15 +183,6 @@ def _solver_state(task: Task, run: Run, held_out: HeldOut) -> SolverState:
         held_out=held_out,
         algorithm=type(task.solver).__name__,
     )
-
-
-def yardstick(
-    problem: Problem, solver: AbstractSolver, null: Float[Array, ""]
-) -> Float[Array, ""]:
-    """What optimality residuals are relative to: the null model's, unless ``tol`` of that is
-    less than the rounding error of a gradient."""
-    least = _ROUNDING_WORTH * jnp.finfo(null.dtype).eps
-    return jnp.maximum(null, problem.rounding / jnp.maximum(solver.tol, least))
 
 
 def make_problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
@@ -269,7 +257,7 @@ def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     eta = problem.predictor(params)
     state = solver.init(problem, params, eta)
     cache = solver.evaluate(problem, params, problem.look(eta), state)
-    task = Task(problem, solver, yardstick(problem, solver, problem.null_optimality()))
+    task = Task(problem, solver, problem.yardstick(problem.null_optimality(), solver.tol))
     run = Run(params, state, cache, jnp.zeros((), jnp.int32))
     return _solver_state(task, run, HeldOut.nothing(weight.dtype))
 

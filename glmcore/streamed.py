@@ -20,7 +20,6 @@ from glmcore.staging import sweep
 from glmcore.survey import Survey
 from glmcore.sweeps import over_blocks
 
-
 #: Rows of which there may as well be any number: a program is the same for more.
 _MANY_ROWS = 2**20
 

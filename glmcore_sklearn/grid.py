@@ -111,21 +111,25 @@ def best_cells(scores, refit):
     return folds, ratios, strengths
 
 
-def report_cells(cells, used, Cs, solver):
-    """Turn the statuses of the fits of which the mask ``used`` is true into a ValueError, one warning or nothing."""
+def report_cells(cells, used, Cs, solvers):
+    """Turn the statuses of the fits of which the mask ``used`` is true into a ValueError, one warning or nothing.
+
+    ``solvers`` are those of the ratios.
+    """
     bad = np.argwhere(used & ~cells.converged)
     if not len(bad):
         return
-    statuses = [jax.tree.map(lambda s: s[tuple(index)], cells.status) for index in bad]  # noqa: B023
-    names = [glmcore.status_name(status) for status in statuses]
-    first = names.index("nonfinite") if "nonfinite" in names else 0
-    where = f"first in fold {bad[first][0]} at C={Cs[bad[first][2]]:.3g}: {glmcore.Status[statuses[first]]}"
+    names = glmcore.status_name(jax.tree.map(lambda s: s[tuple(bad.T)], cells.status))
+    name = "nonfinite" if "nonfinite" in names else names[0]
+    fold, ratio, strength = bad[names.index(name)]
+    solver = solvers[ratio]
+    where = f"first in fold {fold} at C={Cs[strength]:.3g}: {glmcore.Status[glmcore.status_named(name)]}"
     words = f"{type(solver).__name__} did not converge in {len(bad)} of {used.sum()} fits, {where}."
-    if names[first] == "nonfinite":
+    if name == "nonfinite":
         raise ValueError(f"{words} Look for huge values in X.")
     warnings.warn(
         f"{words} Largest optimality residual {cells.optimality[used].max():.1e}, tol {float(solver.tol):.1e}. To change "
-        f"that, {reports.SKLEARN_ADVICE[names[first]]}.",
+        f"that, {reports.SKLEARN_ADVICE[name]}.",
         ConvergenceWarning,
         stacklevel=5,
     )

@@ -189,7 +189,8 @@ class LogisticRegressionCV(LinearClassifier):
             with softmax.precision(X.dtype):
                 solvers = [self._solver(ratio) for ratio in l1_ratios]
                 found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, self.fit_intercept, solvers)
-            self._keep(found, self._scores(found, Cs, X, labels, splits, to_scorer), Cs, l1_ratios)
+            scores = self._scores(found, Cs, X, labels, splits, to_scorer)
+            self._keep(found, scores, Cs, l1_ratios, solvers)
         return self
 
     def score(self, X, y, *, sample_weight=None, **score_params):
@@ -299,13 +300,13 @@ class LogisticRegressionCV(LinearClassifier):
         tests = [test for _, test in splits]
         return scoring.score_cells(self._scoring, self.classes_, found, Cs, X, labels, tests, to_scorer)
 
-    def _keep(self, found, scores, Cs, l1_ratios):
+    def _keep(self, found, scores, Cs, l1_ratios, solvers):
         """The attributes, of which some have two forms."""
         n_folds = len(scores)
         chosen = _, ratios, strengths = best_cells(scores, self.refit)
         used = np.zeros(found.converged.shape, bool)
         used[:n_folds] = used[chosen] = True
-        report_cells(found, used, Cs, self._solver(l1_ratios[0]))
+        report_cells(found, used, Cs, solvers)
         self.coef_, self.intercept_ = found.coef[chosen].mean(axis=0), found.intercept[chosen].mean(axis=0)
         self.Cs_, self.l1_ratios_ = Cs, l1_ratios
         self.C_, self.l1_ratio_ = float(Cs[strengths].mean()), float(l1_ratios[ratios].mean())
