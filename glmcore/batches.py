@@ -86,7 +86,7 @@ def fit_batches(
     to 131 072 of them, and at least 4 a feature.  After another pass for the starting point, a step
     of Newton, LBFGS or BFGS is one pass (seldom more) and one of the other solvers about three.
 
-    In memory are the sample, a few chunks of about 16 MB and the batches that are being read, the
+    In memory are the sample, a few chunks of at most 32 MB and the batches that are being read, the
     next of them by a thread of their own.  Rows that are contiguous in memory (those of a
     ``numpy.memmap``, say) are not copied: a batch must not be overwritten once it is given.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from glmcore.coordinates import Coordinates
+from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lockstep import Lockstep, PerLane, Points, Refresh, descend
@@ -35,10 +35,8 @@ _FIRST_REFRESH = 4
 _LATE_REFRESH = 16
 #: Least curvature of a class beside that of the mean class.
 _LEAST_CURVATURE = 1e-3
-#: Share of the second moment around a shared centre below which a variance is in doubt, and the
-#: roundings of the centre that it must exceed.
+#: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
-_NOISE = 1e-4
 
 
 class Lane(NamedTuple):
@@ -429,7 +427,7 @@ def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
     # Whether all rows that are used hold the lowest (highest) value: exact counts, by products.
     above, below = (rows > low[None, :]), (rows < high[None, :])
     constant = (used @ above.astype(rows.dtype) == 0) | (used @ below.astype(rows.dtype) == 0)
-    noise = jnp.square(_NOISE * here.centre)[None, :]
+    noise = jnp.square(CENTRE_ROUNDINGS * jnp.finfo(rows.dtype).eps * here.centre)[None, :]
     sure = variance > jnp.maximum(second * _LEAST_SHARE, noise)
     deviation = jnp.where(constant, 0, jnp.sqrt(jnp.where(sure, variance, 1)))
 

@@ -48,7 +48,7 @@ class PathResult(eqx.Module):
     objective : array of shape (L,)
         Weighted mean negative log-likelihood plus penalty.
     optimality : array of shape (L,)
-        Optimality (KKT) residual over all features, relative to the gradient at the null model.
+        Optimality (KKT) residual over all features, relative to the yardstick of :class:`SolverState`.
     n_iter : int array of shape (L,)
         Steps of the solver.
     status : Status

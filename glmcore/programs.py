@@ -48,6 +48,7 @@ class Task(eqx.Module):
     def arrived(self, progress: Standing) -> Bool[Array, ""]:
         """Whether residual and predicted gap are within the tolerance."""
         near = progress.gap <= _GAP_PER_TOL * self.tol * jnp.abs(progress.objective)
+        near = near | (progress.optimality == 0)  # where nothing bends the gap may be NaN
         return (progress.optimality <= self.tol * self.yardstick) & near
 
     def status(self, run: "Run") -> Status:
@@ -79,7 +80,7 @@ class Task(eqx.Module):
         status = Status.where(status == Status.running, Status.stalled, status)
         if self.may_be_separable:
             unpenalised = problem.penalty_value(run.params.coef) == 0
-            separable = where_needed(unpenalised, Problem.separable, problem, run.params)
+            separable = where_needed(unpenalised & self._has_classes, Problem.separable, problem, run.params)
             status = Status.where(separable, Status.separable, status)
         status = Status.where(all_finite(user), status, Status.nonfinite)
         left_out = (status == Status.converged) & ~jnp.all(problem.present)
@@ -87,7 +88,13 @@ class Task(eqx.Module):
 
     def _vanished(self, progress: Standing) -> Bool[Array, ""]:
         # A likelihood of one and no penalty, to rounding: no finite coefficients have it.
-        return progress.objective < jnp.finfo(progress.objective.dtype).eps
+        vanished = jnp.abs(progress.objective) < jnp.finfo(progress.objective.dtype).eps
+        return vanished & self._has_classes
+
+    @property
+    def _has_classes(self) -> Bool[Array, ""]:
+        """Whether there is anything to tell apart: the likelihood of a single class is one."""
+        return jnp.sum(self.problem.present) > 1
 
 
 class Run(eqx.Module):

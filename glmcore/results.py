@@ -99,7 +99,7 @@ class FitResult(eqx.Module):
     objective : float array
         Weighted mean negative log-likelihood plus penalty.
     optimality : float array
-        Optimality residual, relative to the gradient at the null model: what ``tol`` bounds.
+        Optimality residual, relative to the yardstick of :class:`SolverState`: what ``tol`` bounds.
     """
 
     params: GLMParams

@@ -123,7 +123,7 @@ def fit(
     -------
     FitResult
         Parameters, status, steps, objective and optimality residual.  Nothing is raised for
-        what the values turn out to be: look at ``status``.
+        what the numbers in X turn out to be: look at ``status``.
 
     Raises
     ------

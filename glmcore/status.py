@@ -29,11 +29,11 @@ class Status(eqx.Enumeration):
     out_of_steps = "stopped at the iteration limit before the optimality residual reached tol"
     stalled = (
         "stopped where the rounding error of the dtype hides any further progress, before the "
-        "optimality residual reached tol; float64 would go further"
+        "optimality residual reached tol; float64 goes further than float32"
     )
     far_from_zero = (
         "the features lie so far from zero that the dtype cannot hold the intercept; subtract "
-        "their mean or use float64"
+        "their mean, or go from float32 to float64"
     )
     separable = (
         "classes are perfectly separable and nothing penalises the coefficients: the likelihood "

@@ -47,9 +47,9 @@ class ClassifierGLM(FittingGLM):
     classes_ : ndarray of shape (K,), or None
         Class labels, sorted; None until set.
     n_iter_ : int
-        Steps of the last fit.
+        Steps of the last fit; after ``update`` an array of JAX, for which nobody has waited.
     status_ : glmcore.Status
-        How it ended; ``glmcore.Status[model.status_]`` says it in words.
+        How it ended, ``running`` after ``update``; ``glmcore.Status[model.status_]`` says it in words.
     solver_state_ : glmcore.SolverState
     scale_ : float
         1: the categorical distribution has no free scale.

@@ -163,15 +163,15 @@ class ConfiguredGLM(BaseEstimator):
         model = _model(link, n_classes, given["regularizer"], strength)
         return model if mask is None else dataclasses.replace(model, mask=mask)
 
-    def _solver(self, size=None, state=None):
-        """The solver of a fit of this size, parameters and rows, or of a state."""
+    def _solver(self, size=None, state=None, path=False):
+        """The solver of a fit of this size, parameters and rows, of a path of such fits, or of a state."""
         given, settings = vars(self), vars(self)["solver_kwargs"]
         algorithm = getattr(state, "algorithm", None)
         if isinstance(settings, dict):
             settings = _Settings.of(settings)
             if not {"memory", "stepsize"}.isdisjoint(given["solver_kwargs"]):  # which the usual ones have
-                size = None
-        return _solver(given["solver_name"], settings, given["regularizer"], size, algorithm)
+                size, path = None, False
+        return _solver(given["solver_name"], settings, given["regularizer"], size, algorithm, path)
 
 
 class _Settings(NamedTuple):
@@ -203,12 +203,17 @@ def _model(link: Any, n_classes: int, regularizer: Any, strength: Any) -> glmcor
 
 @remembered
 def _solver(
-    solver_name: Any, settings: Any, regularizer: Any, size: tuple[int, ...] | None, algorithm: str | None
+    solver_name: Any,
+    settings: Any,
+    regularizer: Any,
+    size: tuple[int, ...] | None,
+    algorithm: str | None,
+    path: bool,
 ) -> glmcore.AbstractSolver:
     if isinstance(settings, _Settings):
         settings = {name: value for name, value, _ in settings.items}
     penalty = names.resolve_regularizer(regularizer)
-    kind = names.solver_class(solver_name, penalty, size, algorithm)
+    kind = names.solver_class(solver_name, penalty, size, algorithm, path)
     fixed = {"transformation": solver_name} if kind is glmcore.Optax else {}
     return names.make_solver(kind, settings, **fixed)
 

@@ -11,6 +11,7 @@ import numpy as np
 import glmcore
 from glmcore_sklearn import batches, names, persistence, reports
 from glmcore_sklearn.atomic import unchanged_on_error
+from glmcore_sklearn.inputs import check_names
 from glmcore_sklearn.prediction import PredictingGLM
 
 
@@ -189,6 +190,10 @@ class FittingGLM(PredictingGLM):
                 f"sample_weight in update, found {', '.join(extra)}"
             )
         batch = self._batch("update", X, y, weight)
+        if opt_state is vars(self).get("solver_state_"):  # the stream goes on
+            fitted_names = vars(self).get("feature_names_in_")
+            check_names(batch.features.names, fitted_names, "X", type(self).__name__)
+            batch = batch._replace(features=batch.features._replace(names=fitted_names))
         model = self._model(self._mask(batch))
         params = self._check_params(params, batch, argument="params", values=False)
         params, state = self._step(model, params, opt_state, batch)
@@ -276,7 +281,8 @@ class FittingGLM(PredictingGLM):
     def _optimizer_run(self, params, X, y):
         batch = self._batch("optimizer_run", X, y)
         params = self._check_params(params, batch)
-        result = self._run(self._model(self._mask(batch)), self._solver(), params, batch, None)
+        callbacks = names.make_callbacks(vars(self)["solver_kwargs"])
+        result = self._run(self._model(self._mask(batch)), self._solver_for(batch), params, batch, callbacks)
         return tuple(result.params), result.state, result
 
 

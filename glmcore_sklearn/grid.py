@@ -129,9 +129,9 @@ def report_cells(cells, used, Cs, solvers):
         raise ValueError(f"{words} Look for huge values in X.")
     warnings.warn(
         f"{words} Largest optimality residual {cells.optimality[used].max():.1e}, tol {float(solver.tol):.1e}. To change "
-        f"that, {reports.SKLEARN_ADVICE[name]}.",
+        f"that, {reports.what_to_change(name, cells.optimality.dtype, reports.SKLEARN_ADVICE)}.",
         ConvergenceWarning,
-        stacklevel=5,
+        stacklevel=4,
     )
 
 

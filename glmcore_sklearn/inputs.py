@@ -342,8 +342,7 @@ def check_same_features(features, n_features, names=None, *, argument="X", estim
         ...
     ValueError: X has 3 features, but ClassifierGLM is expecting 4 features as input.
     """
-    if names is not None or features.names is not None:
-        _check_names(features.names, names, argument, estimator)
+    check_names(features.names, names, argument, estimator)
     found = count_features(features.X)
     if jax.tree.structure(found) != jax.tree.structure(n_features):
         raise ValueError(
@@ -358,8 +357,10 @@ def check_same_features(features, n_features, names=None, *, argument="X", estim
             )
 
 
-def _check_names(found, fitted, argument, estimator):
-    """scikit-learn's check of feature names, on names instead of data."""
+def check_names(found, fitted, argument, estimator):
+    """scikit-learn's check of feature names, on names (None: there are none) instead of data."""
+    if found is None and fitted is None:
+        return
     if fitted is None:
         warnings.warn(f"{argument} has feature names, but {estimator} was fitted without feature names", stacklevel=4)
     elif found is None:

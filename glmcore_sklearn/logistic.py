@@ -4,6 +4,7 @@ import warnings
 from numbers import Integral, Real
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
 import scipy.sparse
@@ -322,8 +323,14 @@ class LogisticRegression(LinearClassifier):
         penalty = softmax.make_penalty(C, l1_ratio, 1.0, 2)  # of the kind of that of all batches
         solver = softmax.make_solver(self.solver, penalty, None, self.tol, self.max_iter, self.random_state)
         new = Stream(settings, C, l1_ratio, solver)
-        same = stream is not None and stream.settings["solver"] == self.solver
+        same = stream is not None and type(stream.solver) is type(solver) and stream.settings["solver"] == self.solver
         return new._replace(state=stream.state, n_rows=stream.n_rows) if same else new
+
+    def __getstate__(self):
+        # Arrays of JAX in float64 would be float32 where they are read.
+        state = super().__getstate__()
+        stream = state.get("_stream")
+        return state if stream is None else {**state, "_stream": jax.tree.map(_on_host, stream)}
 
     def _checked_batch(self, X, y):
         fitted = hasattr(self, "coef_")
@@ -375,12 +382,20 @@ def check_two_classes(classes):
         )
 
 
+def _on_host(leaf):
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) and leaf.dtype.kind == "f" else leaf
+
+
 def class_and_sample_weight(class_weight, classes, y, sample_weight):
     """Weights of samples times those of their classes (class indices y); None where there is neither."""
     weight = check_sample_weight(sample_weight, len(y))
     if class_weight is None:
         return weight
     factors = compute_class_weight(class_weight, classes=classes, y=classes[y], sample_weight=weight)
+    if not ((factors >= 0).all() and 0 < factors.sum() < np.inf):
+        raise ValueError(
+            f"class_weight must be finite, not negative and not all zero, found {dict(zip(classes.tolist(), factors.tolist()))}"
+        )
     return factors[y] if weight is None else factors[y] * weight
 
 

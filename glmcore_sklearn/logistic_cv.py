@@ -22,6 +22,7 @@ import glmcore
 from glmcore_sklearn import scoring, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
 from glmcore_sklearn.grid import Folds, best_cells, fit_grid, report_cells
+from glmcore_sklearn.inputs import check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.logistic import SHARED_CONSTRAINTS, check_two_classes, class_and_sample_weight
 
@@ -31,7 +32,7 @@ class LogisticRegressionCV(LinearClassifier):
 
     A drop-in for ``sklearn.linear_model.LogisticRegressionCV``, with the objective of :class:`LogisticRegression`:
     all folds and strengths are one compiled program that shares X, a fold being the weights of its rows, and each
-    strength begins where the last one ended.  Log-loss and accuracy are computed there too.
+    strength begins where the line through the last two answers leads.  Log-loss and accuracy are computed there too.
 
     Parameters
     ----------
@@ -177,6 +178,8 @@ class LogisticRegressionCV(LinearClassifier):
             self._validate_params()
             self._warn_of_changes()
             Cs, l1_ratios = self._tried()
+            check_unmasked(X, "X")
+            check_unmasked(y, "y")
             X, labels = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
             check_classification_targets(labels)
             self.classes_, y = np.unique(labels, return_inverse=True)
@@ -284,7 +287,11 @@ class LogisticRegressionCV(LinearClassifier):
         weight, score_weight = (
             np.ones(len(y), X.dtype) if w is None else np.asarray(w, X.dtype) for w in (weight, score_weight)
         )
-        return Folds.of(splits, weight, score_weight, whole=self.refit)
+        folds = Folds.of(splits, weight, score_weight, whole=self.refit)
+        for name, weights in (("trains on", folds.train), ("holds out", folds.test[: len(splits)])):
+            if not (sums := weights.sum(axis=1)).all():
+                raise ValueError(f"fold {sums.argmin()} {name} no rows with weight")
+        return folds
 
     def _solver(self, l1_ratio):
         penalty = glmcore.Ridge() if l1_ratio == 0 else glmcore.ElasticNet()
@@ -334,12 +341,13 @@ class LogisticRegressionCV(LinearClassifier):
         self.l1_ratio_ = np.full(len(rows), None if none_given and self.refit else self.l1_ratio_)
 
 
-def _warn(words):
-    warnings.warn(words, FutureWarning, stacklevel=5)
+def _warn(words, stacklevel=4):
+    warnings.warn(words, FutureWarning, stacklevel=stacklevel)
 
 
 def _warn_of_default(name, old, new, version):
     _warn(
         f"The default of {name} will change from {old} to {new} in scikit-learn {version}; set {name} to silence this "
-        "warning"
+        "warning",
+        stacklevel=5,
     )

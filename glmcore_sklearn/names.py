@@ -183,11 +183,21 @@ def check_link(link: Any, n_classes: int) -> None:
             f"inverse_link_function must map (n, {n_classes}) to (n, {n_classes}); "
             f"it maps {eta.shape} to {getattr(found, 'shape', found)}"
         )
+    if link is jax.nn.log_softmax:
+        return
+    total = float(np.exp(np.asarray(link(np.zeros(eta.shape, eta.dtype)))).sum(axis=1)[0])
+    if abs(total - 1) > 1e-3:
+        raise ValueError(
+            "inverse_link_function must give log-probabilities, whose exponentials sum to 1; where the linear "
+            f"predictor is 0 they sum to {total:.3g}"
+        )
 
 
 def _setting(keyword: str, value: Any) -> Any:
     if value is None and keyword in ("tol", "stepsize", "batch_size"):
         return None
+    if keyword == "capacities":  # which the solver checks
+        return value
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -131,12 +131,9 @@ def regularization_path(
     model = clone(estimator)
     batch = model._first_batch(X, y, sample_weight, keep_classes=False)
     glm = model._model()
-    given = model.get_params()
-    if given["solver_name"] is None and not glm.penalty.smooth:
-        kind = names.solver_class(None, glm.penalty, model._size(batch), path=True)
-        solver = names.make_solver(kind, given["solver_kwargs"])
-    else:
-        solver = model._solver_for(batch)
+    solver = model._solver(model._size(batch), path=not glm.penalty.smooth)
+    if names.make_callbacks(vars(model)["solver_kwargs"]):
+        raise ValueError("a path of fits has no callback and no verbose: leave them out of solver_kwargs")
     found = glmcore.regularization_path(
         glm,
         batch.features.X,

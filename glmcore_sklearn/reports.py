@@ -8,31 +8,39 @@ from sklearn.exceptions import ConvergenceWarning
 
 import glmcore
 
-#: What to change for a status: arguments of ``ClassifierGLM``.
+#: What to change for a status, and how to get more digits: arguments of ``ClassifierGLM``.
 ADVICE = {
     "out_of_steps": "raise maxiter or tol in solver_kwargs",
-    "stalled": "enable x64 in JAX, or raise tol in solver_kwargs",
-    "far_from_zero": "subtract the mean of the features, or enable x64 in JAX",
+    "stalled": "raise tol in solver_kwargs",
+    "far_from_zero": "subtract the mean of the features",
     "separable": 'use a penalty, such as regularizer="Ridge"',
+    "more digits": "enable x64 in JAX",
 }
 #: The same for estimators with scikit-learn's arguments.
 SKLEARN_ADVICE = {
     "out_of_steps": "raise max_iter or tol",
-    "stalled": "pass X in float64, or raise tol",
-    "far_from_zero": "subtract the mean of the features, or pass X in float64",
+    "stalled": "raise tol",
+    "far_from_zero": "subtract the mean of the features",
     "separable": "lower C, which makes the penalty stronger",
+    "more digits": "pass X in float64",
 }
 #: Targets that a message names.
 _SHOWN = 5
 
 
-def _not_converged(result, solver, advice):
+def what_to_change(status, dtype, advice):
+    """What to do about a fit of this dtype that ended with this status."""
+    lacks_digits = status in ("stalled", "far_from_zero") and dtype != np.float64
+    return f"{advice[status]}, or {advice['more digits']}" if lacks_digits else advice[status]
+
+
+def _not_converged(result, solver, status, advice):
     """What happened, how far the fit came, and what to change."""
     tol = glmcore.default_tol(result.objective.dtype) if solver.tol is None else float(solver.tol)
     return (
         f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: "
         f"{glmcore.Status[result.status]}. Optimality residual {float(result.optimality):.1e}, "
-        f"tol {tol:.1e}. To change that, {advice}."
+        f"tol {tol:.1e}. To change that, {what_to_change(status, result.objective.dtype, advice)}."
     )
 
 
@@ -54,7 +62,8 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
         Class indices.
     weight : ndarray of shape (n_samples,)
     classes : ndarray of shape (K,)
-    advice : dict from names of statuses to what to change
+    advice : dict
+        What to change for each status that is no success.
     """
     status = glmcore.status_name(result.status)
     if status == "nonfinite":
@@ -64,7 +73,7 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
         missing = classes[seen == 0].tolist()
         warnings.warn(f"the weights of the classes {missing} are all zero: they are left out", stacklevel=4)
     elif status != "converged":
-        warnings.warn(_not_converged(result, solver, advice[status]), ConvergenceWarning, stacklevel=4)
+        warnings.warn(_not_converged(result, solver, status, advice), ConvergenceWarning, stacklevel=4)
 
 
 def report_targets(result, solver, present, classes):
@@ -94,7 +103,7 @@ def report_targets(result, solver, present, classes):
         worst = failed[np.argmax(np.asarray(result.optimality)[failed])]
         warnings.warn(
             f"{failed.size} of {status.size} targets did not converge: {_few(failed)}. The worst is target {worst}: "
-            + _not_converged(_of_target(result, worst), solver, ADVICE[status[worst]]),
+            + _not_converged(_of_target(result, worst), solver, status[worst], ADVICE),
             ConvergenceWarning,
             stacklevel=4,
         )

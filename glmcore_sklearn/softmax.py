@@ -77,7 +77,7 @@ def from_params(params):
     coef, intercept = np.asarray(params.coef).T, np.asarray(params.intercept)
     if len(intercept) == 2:
         coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-    return np.ascontiguousarray(coef), np.array(intercept)
+    return np.array(coef, order="C"), np.array(intercept)
 
 
 def to_params(coef, intercept):
@@ -96,7 +96,7 @@ def check_solver(solver, C, l1_ratio, dual, n_classes):
     if l1_ratio > 0 and solver not in _L1_SOLVERS:
         raise ValueError(
             f"solver={solver!r} handles l1_ratio=0 only, found l1_ratio={l1_ratio}; use 'saga', or our "
-            "'ProximalGradient' or 'ProxSVRG'"
+            "'ProximalNewton', 'ProximalGradient' or 'ProxSVRG'"
         )
     if solver == "liblinear" and (0 < l1_ratio < 1 or np.isinf(C)):
         raise ValueError(

@@ -247,6 +247,8 @@ FIRST_USE = {
     "solver": ({"solver_name": "sgd"}, ValueError, "unknown solver_name 'sgd'"),
     "keyword": ({"solver_kwargs": {"max_iter": 3}}, TypeError, "does not take the keyword 'max_iter'"),
     "regularizer": ({"regularizer": "Rigde"}, ValueError, "unknown regularizer 'Rigde'"),
+    "link: no log-probabilities": ({"inverse_link_function": jax.nn.softmax}, ValueError, "must give log-probabilities, whose exponentials sum to 1; .* they sum to 4.19"),
+    "capacities": ({"regularizer": "Lasso", "solver_name": "ProximalNewton", "solver_kwargs": {"capacities": (-3,)}}, ValueError, "capacities must be a positive whole number, found -3"),
     "link": ({"inverse_link_function": 3}, TypeError, "inverse_link_function must be callable"),
 }
 
@@ -437,7 +439,7 @@ def test_out_of_steps():
     "status, advice",
     [
         ("out_of_steps", "raise maxiter or tol"),
-        ("stalled", "enable x64 in JAX, or raise tol"),
+        ("stalled", "raise tol in solver_kwargs, or enable x64 in JAX"),
         ("far_from_zero", "subtract the mean of the features, or enable x64"),
         ("separable", "use a penalty"),
     ],

@@ -217,3 +217,37 @@ def test_score_is_that_of_the_scorer():
 def test_no_penalty():
     found, expected = both(X, Y, Cs=[1.0, 0.1, np.inf])
     np.testing.assert_allclose(found.scores_, expected.scores_, rtol=1e-6)
+
+
+def test_a_warning_tells_where_and_why_and_points_at_the_call():
+    with pytest.warns(ConvergenceWarning) as record:
+        LogisticRegressionCV(**NEW | {"max_iter": 1}).fit(X, Y)
+    assert len(record) == 1 and record[0].filename == __file__
+    message = str(record[0].message)
+    assert message.startswith("Newton did not converge in 10 of 10 fits, first in fold 0 at C=10: stopped at the iteration")
+    assert message.endswith("To change that, raise max_iter or tol.")
+
+
+def test_the_warning_names_the_solver_of_the_ratio_that_failed():
+    with pytest.warns(ConvergenceWarning, match="^ProximalNewton did not converge in"):
+        LogisticRegressionCV(**NEW | {"max_iter": 1, "l1_ratios": (0.5,), "solver": "saga"}).fit(X, Y)
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "balanced_accuracy"])
+def test_folds_without_weight_are_refused(scoring):
+    held_out = next(StratifiedKFold(3).split(X, Y))[1]
+    weight = np.ones(len(Y))
+    weight[held_out] = 0
+    model = LogisticRegressionCV(**NEW | {"scoring": scoring})
+    if scoring is None:  # else the scorer is not given the weights
+        with pytest.raises(ValueError, match="fold 0 holds out no rows with weight"):
+            model.fit(X, Y, sample_weight=weight)
+    for split, words in (((np.arange(90), []), "holds out"), (([], np.arange(90)), "trains on")):
+        split = tuple(np.asarray(part, int) for part in split)
+        with pytest.raises(ValueError, match=f"fold 0 {words} no rows with weight"):
+            LogisticRegressionCV(**NEW | {"scoring": scoring, "cv": [split]}).fit(X, Y)
+
+
+def test_masked_entries_are_refused():
+    with pytest.raises(ValueError, match="X has .* masked entries"):
+        LogisticRegressionCV(**NEW).fit(np.ma.masked_array(X, X > 1), Y)

@@ -334,3 +334,47 @@ def test_the_rows_for_a_hessian_do_not_depend_on_the_padding():
     found, found_share = _spread(jnp.asarray(padded.ravel()), n_rows=100)
     np.testing.assert_array_equal(np.where(found < 2048, found, found - 548), rows)
     np.testing.assert_allclose(found_share, share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [np.array([2.0]), np.array(1.0), np.ones(59), np.ones((60, 1))])
+def test_weights_of_another_shape_are_refused(weight):
+    X, y = map(jnp.asarray, small())
+    glm = model(glmcore.Ridge(0.1))
+    params = glm.initialize_params(X, y)
+    for method in (glm.loss, glm.objective, glm.optimality):
+        with pytest.raises(ValueError, match=r"sample_weight must have shape \(60,\), found"):
+            method(params, X, y, weight)
+
+
+@pytest.mark.parametrize("link", [None, lambda eta: jax.nn.log_softmax(2 * eta)])
+def test_labels_of_no_class_have_no_likelihood(link):
+    X, y = map(jnp.asarray, small())
+    glm = glmcore.GLM(glmcore.Categorical(3), inverse_link=link)
+    params = glm.initialize_params(X, y)
+    bad = y.at[0].set(-1).at[1].set(3)
+    likelihood = glmcore.log_likelihood(glm, params, X, bad)
+    np.testing.assert_array_equal(np.isnan(likelihood), np.arange(60) < 2)
+    assert np.isnan(glm.loss(params, X, bad))
+    weight = jnp.ones(60).at[:2].set(0)
+    np.testing.assert_allclose(glm.loss(params, X, bad, weight), glm.loss(params, X, y, weight), rtol=1e-6)
+
+
+def test_optimality_is_what_tol_bounds_where_there_is_nothing_to_learn():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 20)).astype(np.float32)
+    y = rng.integers(0, 3, 20_000)
+    glm = model(glmcore.Ridge(1e-3))
+    result = glmcore.fit(glm, X, y)
+    assert result.converged
+    assert glm.optimality(result.params, jnp.asarray(X), jnp.asarray(y)) < 3e-6
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(1.0), glmcore.UnRegularized(), glmcore.Lasso(0.1)])
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.ProximalGradient()])
+def test_weight_on_one_class_only_leaves_the_others_out(penalty, solver):
+    X, y = small()
+    if isinstance(solver, glmcore.LBFGS) and not penalty.smooth:
+        return
+    result = glmcore.fit(model(penalty), X.astype(np.float32), y, sample_weight=1.0 * (y == 0), solver=solver)
+    assert glmcore.status_name(result.status) == "missing_class"
+    assert not np.any(result.params.coef)

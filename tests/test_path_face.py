@@ -41,6 +41,19 @@ def test_an_estimator_of_a_strength(strength, path):
     assert given.classes_ is None and given.regularizer_strength == (strength or 1.0)
 
 
+def test_settings_of_the_solver_are_those_of_fit(path):
+    given = ClassifierGLM(3, regularizer="Lasso", solver_kwargs={"stepsize": 0.05, "maxiter": 3000})
+    found = regularization_path(given, X, LABELS, path.strengths[:4])
+    assert found.converged.all()
+    np.testing.assert_allclose(found.coef_, path.coef_[:4], atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"verbose": True}, {"callback": print}])
+def test_listeners_are_refused(settings):
+    with pytest.raises(ValueError, match="a path of fits has no callback and no verbose"):
+        regularization_path(ClassifierGLM(3, regularizer="Lasso", solver_kwargs=settings), X, LABELS, n_strengths=3)
+
+
 @pytest.mark.slow
 def test_the_strength_of_the_elastic_net_keeps_its_ratio():
     path = regularization_path(ClassifierGLM(3, regularizer="ElasticNet"), X, LABELS, [0.1])

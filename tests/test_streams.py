@@ -1,9 +1,12 @@
 """Online learners: ``ClassifierGLM.update`` and ``LogisticRegression.partial_fit`` on streams of batches."""
 
+import pickle
+
 import jax
 import numpy as np
 import optax
 import oracle
+import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 
@@ -163,3 +166,49 @@ def test_an_estimator_with_an_optax_transformation(tmp_path):
         model.set_params(solver_kwargs={"transformation": SCHEDULED}).fit(X, Y)
     with pytest.raises(ValueError, match="Optax does not handle the penalty Lasso"):
         ClassifierGLM(K, regularizer="Lasso", solver_name=SCHEDULED).fit(X, Y)
+
+
+def test_a_stream_in_float64_survives_pickle():
+    first, second = (X[:500].astype(float), Y[:500]), (X[500:].astype(float), Y[500:])
+    model = LogisticRegression().partial_fit(*first, classes=range(K))
+    copy = pickle.loads(pickle.dumps(model))
+    for learner in (model, copy):
+        learner.partial_fit(*second)
+    np.testing.assert_array_equal(copy.coef_, model.coef_)
+    np.testing.assert_array_equal(copy.intercept_, model.intercept_)
+
+
+def test_the_penalty_of_a_stream_may_become_sparse():
+    model = LogisticRegression(solver="saga").partial_fit(X, Y, classes=range(K))
+    model.set_params(l1_ratio=1.0, C=1e-3).partial_fit(X, Y)
+    assert np.any(model.coef_ == 0)
+
+
+@pytest.mark.parametrize("values", [{0: -1, 1: 1, 2: 1}, {0: 0, 1: 0, 2: 0}, {0: np.nan, 1: 1, 2: 1}])
+def test_bad_weights_of_classes_are_named(values):
+    with pytest.raises(ValueError, match="class_weight must be finite, not negative and not all zero"):
+        LogisticRegression(class_weight=values).fit(X, Y)
+
+
+def test_coefficients_of_one_feature_can_be_changed_by_hand():
+    model = LogisticRegression().fit(X[:, :1], Y)
+    model.coef_ *= 2
+
+
+def test_a_stream_keeps_to_the_names_of_its_columns():
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = ClassifierGLM(K).set_classes(Y)
+    params = model.initialize_params(frame, Y)
+    state = model.initialize_optimizer_and_state(params, frame, Y)
+    params, state = model.update(params, state, frame, Y)
+    coef = model.coef_
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.update(params, state, frame[list("dcba")], Y)
+    assert model.coef_ is coef and list(model.feature_names_in_) == list("abcd")
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        params, state = model.update(params, state, X, Y)
+    assert list(model.feature_names_in_) == list("abcd")
+    other = frame[list("dcba")]
+    params = model.initialize_params(other, Y)  # another stream may have other columns
+    model.update(params, model.initialize_optimizer_and_state(params, other, Y), other, Y)
+    assert list(model.feature_names_in_) == list("dcba")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Look, Problem
-from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
+from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
 from glmcore.solvers.quadratic import Quadratic, minimise, stacked, unstacked
 from glmcore.tree import tree_dot, tree_sub, tree_where
 
@@ -48,6 +48,14 @@ class ProximalNewtonCache(eqx.Module):
     progress: Standing
 
 
+def _as_capacities(given: Any) -> Optional[tuple[int, ...]]:
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)) or not given:
+        raise TypeError(f"capacities must be a tuple of whole numbers or None, found {given!r}")
+    return tuple(sorted(as_count(each, "capacities") for each in given))
+
+
 class ProximalNewton(AbstractSolver):
     """Proximal Newton on a working set, for penalties that are not smooth: the default of a path,
     and of a fit with many rows and few parameters.
@@ -78,7 +86,7 @@ class ProximalNewton(AbstractSolver):
 
     tol: Any = eqx.field(default=None, converter=as_float)
     maxiter: Any = eqx.field(default=1000, converter=as_int)
-    capacities: Optional[tuple[int, ...]] = eqx.field(default=None, static=True)
+    capacities: Optional[tuple[int, ...]] = eqx.field(default=None, static=True, converter=_as_capacities)
     needs_smooth = False
 
     def init(
