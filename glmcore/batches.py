@@ -128,9 +128,10 @@ def fit_batches(
     found = survey(reader, model.observations.n_outputs, model.fit_intercept, with_digest=keeps)
     shape = (found.n_used, len(found.centre), reader.shape.dtype)
     identity = Identity.of(model, solver, shape, found.digest) if keeps else None
-    problem = StreamedProblem.of(model, found, _sample(model, reader, found))
+    sample = _sample(model, reader, found)
+    problem = StreamedProblem.of(model, found, sample)
     if init_params is None:
-        init_params = _optimum_of_sample(model, found, like)
+        init_params = _optimum_of_sample(model, found, sample)
     sweeper = Sweeper(reader, problem, found.class_weights.sum(), loop.tell_batch)
     return loop.run(
         *staged(sweeper, start, problem, init_params, solver),
@@ -161,27 +162,17 @@ def _sample(model: GLM, reader: Reader, found: Survey) -> DenseProblem:
     )
     columns = found.X - found.centre, found.y, found.weight / found.weight.sum()
     X, y, weight = pad_rows(*columns, at_least=found.room)
-    return DenseProblem(
-        *map(jax.numpy.asarray, (X, y, weight, found.class_weights > 0)),
-        coordinates=coordinates,
-        observations=model.observations,
-        penalty=model.penalty,
-        mask=model.stacked_mask,
-        inverse_link=model.inverse_link,
-        fit_intercept=model.fit_intercept,
-    )
+    rows = map(jax.numpy.asarray, (X, y, weight, found.class_weights > 0))
+    return DenseProblem.assembled(model, *rows, coordinates)
 
 
-def _optimum_of_sample(model: GLM, found: Survey, like: Any) -> Optional[GLMParams]:
+def _optimum_of_sample(model: GLM, found: Survey, sample: DenseProblem) -> Optional[GLMParams]:
     """Where the sample is fitted best, if it has an optimum and all the classes."""
     missing = (found.class_weights > 0) & (np.bincount(found.y, minlength=len(found.class_weights)) == 0)
     if missing.any():
         return None
-    leaves, structure = jax.tree.flatten(like)
-    cuts = np.cumsum([leaf.shape[1] for leaf in leaves])[:-1]
-    X = jax.tree.unflatten(structure, np.split(found.X - found.centre * model.fit_intercept, cuts, axis=1))
-    solver = with_default_tol(_default_solver(model, 0), found.X.dtype)
-    centre = found.centre if model.fit_intercept else None
-    rows = pad_rows(X, found.y, found.weight, at_least=found.room)
-    result = run_fit(model, *rows, centre, None, solver)
+    structure, widths = sample.coordinates.structure, sample.coordinates.widths
+    X = jax.tree.unflatten(structure, np.split(np.asarray(sample.X), np.cumsum(widths)[:-1], axis=1))
+    solver = with_default_tol(_default_solver(model, 0), sample.X.dtype)
+    result = run_fit(model, X, sample.y, sample.weight, found.centre, None, solver)
     return result.params if bool(result.status == Status.converged) else None

@@ -46,12 +46,13 @@ class DenseProblem(Problem):
         """
         weight = weight / jnp.sum(weight)
         present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
+        return cls.assembled(model, features, y.astype(jnp.int32), weight, present, coordinates)
+
+    @classmethod
+    def assembled(cls, model, X: Array, y: Array, weight: Array, present: Array, coordinates: Coordinates) -> "DenseProblem":
+        """The problem of these parts and those of ``model``."""
         return cls(
-            X=features,
-            y=y.astype(jnp.int32),
-            weight=weight,
-            present=present,
-            coordinates=coordinates,
+            *(X, y, weight, present, coordinates),
             observations=model.observations,
             penalty=model.penalty,
             mask=model.stacked_mask,

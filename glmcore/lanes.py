@@ -53,18 +53,8 @@ class Lane(NamedTuple):
     own: Any
 
     def problem(self, features: Float[Array, "n p"]) -> Problem:
-        return DenseProblem(
-            X=features,
-            y=self.y,
-            weight=self.weight,
-            present=self.present,
-            coordinates=self.coordinates,
-            observations=self.model.observations,
-            penalty=self.model.penalty,
-            mask=self.model.stacked_mask,
-            inverse_link=self.model.inverse_link,
-            fit_intercept=self.model.fit_intercept,
-        )
+        rows = (features, self.y, self.weight, self.present)
+        return DenseProblem.assembled(self.model, *rows, self.coordinates)
 
 
 class Design(eqx.Module):

@@ -132,15 +132,6 @@ class AbstractAccelerated(AbstractSolver):
             progress=Standing(objective, optimality, none, since_best >= _PATIENCE),
         )
 
-    def refresh(
-        self,
-        problem: Problem,
-        n_iter: Int[Array, ""],
-        state: AcceleratedState,
-        cache: AcceleratedCache,
-    ) -> tuple[AcceleratedState, AcceleratedCache]:
-        return state, cache
-
     def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Standing:
         exact = problem.optimality_of(params)
         return eqx.tree_at(lambda p: p.optimality, cache.progress, exact)
@@ -177,7 +168,6 @@ class AbstractAccelerated(AbstractSolver):
         return jax.lax.while_loop(
             lambda trial: ~trial.accepted & (trial.count < _MAX_TRIALS), attempt, first
         )
-
 
     def _by_metric(self, problem: Problem, params: GLMParams) -> GLMParams:
         return GLMParams(self.metric(problem) * params.coef, params.intercept)

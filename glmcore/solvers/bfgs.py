@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
 
 
 class InverseHessian(AbstractMemory):
@@ -71,8 +71,3 @@ class BFGS(AbstractDescent):
         curvature = GLMParams(loss + penalty, jnp.full_like(params.intercept, loss))
         start = 1 / ravel_pytree(curvature)[0]
         return InverseHessian(jnp.diag(start), start)
-
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
-    ) -> tuple[Any, DescentCache]:
-        return state, cache

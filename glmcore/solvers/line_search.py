@@ -136,9 +136,6 @@ class AbstractDescent(AbstractSolver):
         direction = state.direction(problem, eta, gradient)
         return there, state, DescentCache.of(eta, objective, gradient, direction, failures)
 
-    def finish(self, problem: Problem, params: GLMParams, cache: DescentCache) -> Standing:
-        return cache.progress
-
 
 def _penalised(problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
     """The gradient of the objective from that of the loss."""

@@ -12,7 +12,7 @@ from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.rows import row_products
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.solvers.sample import Sample
 from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_where
@@ -193,8 +193,3 @@ class Newton(AbstractDescent):
     ) -> Curvature:
         zero = jnp.zeros_like(params.intercept[0])
         return Curvature(zero if _has_factor(params) else problem.null_optimality(), zero)
-
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
-    ) -> tuple[Any, DescentCache]:
-        return state, cache

@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import tree_axpy, tree_dot, tree_where
 
@@ -79,8 +79,3 @@ class NonlinearCG(AbstractDescent):
     ) -> Conjugate:
         one = jnp.ones((), params.intercept.dtype)
         return Conjugate(Preconditioner.shared(problem, eta), jax.tree.map(jnp.zeros_like, params), 0 * one, one)
-
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: DescentCache
-    ) -> tuple[Any, DescentCache]:
-        return state, cache

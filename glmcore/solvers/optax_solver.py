@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
 from glmcore.problem import Look, Problem
@@ -92,11 +92,3 @@ class Optax(AbstractSolver):
         params = coordinates.from_user(optax.apply_updates(user, updates))
         params = GLMParams(problem.masked(params.coef), params.intercept)
         return params, state, cache  # a look at where it led would double the cost
-
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: OptaxCache
-    ) -> tuple[Any, OptaxCache]:
-        return state, cache
-
-    def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Standing:
-        return cache.progress

@@ -164,18 +164,6 @@ class ProximalNewton(AbstractSolver):
         none, infinite = jnp.zeros((), jnp.int32), jnp.full_like(cache.loss, jnp.inf)
         return _cache(problem, params, cache.eta, cache.loss, cache.gradient, infinite, none, none)
 
-    def refresh(
-        self,
-        problem: Problem,
-        n_iter: Int[Array, ""],
-        state: ProximalNewtonState,
-        cache: ProximalNewtonCache,
-    ) -> tuple[ProximalNewtonState, ProximalNewtonCache]:
-        return state, cache
-
-    def finish(self, problem: Problem, params: GLMParams, cache: ProximalNewtonCache) -> Standing:
-        return cache.progress
-
     def _sizes(self, params: GLMParams) -> tuple[int, ...]:
         """Sizes of working sets, the last one large enough for all entries if it may be: their
         Hessian costs no more than that of any set of half of them."""

@@ -181,14 +181,6 @@ class AbstractSVRG(AbstractSolver):
         )
         return params, SVRGState(stepsize, state.metric, state.n_epochs + 1), cache
 
-    def refresh(
-        self, problem: DenseProblem, n_iter: Int[Array, ""], state: SVRGState, cache: SVRGCache
-    ) -> tuple[SVRGState, SVRGCache]:
-        return state, cache
-
-    def finish(self, problem: DenseProblem, params: GLMParams, cache: SVRGCache) -> Standing:
-        return cache.progress
-
     def _batch(self, problem: DenseProblem) -> int:
         """Rows of a batch: a function of shapes."""
         n = problem.weight.size
