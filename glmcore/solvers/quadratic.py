@@ -217,11 +217,9 @@ def minimise(
     prox: Callable,
     start: Float[Array, "*shape"],
     length: Float[Array, "*shape"],
-    most: int = 100,
-    share: float = 0.01,
 ) -> Float[Array, "*shape"]:
     r"""FISTA with restarts on :math:`slope \cdot d + \tfrac12 d \cdot bend(d)` plus a penalty, for
-    ``d`` from ``start``, until a step is ``share`` of the first one or ``most`` are done."""
+    ``d`` from ``start``, until a step is a hundredth of the first one or a hundred are done."""
 
     def improve(state):
         point, ahead, momentum, count, first, _ = state
@@ -237,7 +235,7 @@ def minimise(
 
     def unfinished(state):
         *_, count, first, squared = state
-        return (count < most) & (squared > share**2 * first)
+        return (count < 100) & (squared > 1e-4 * first)
 
     one = jnp.ones((), start.dtype)
     state = (start, start, one, jnp.zeros((), jnp.int32), 0 * one, one)
