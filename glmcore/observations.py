@@ -124,6 +124,7 @@ class Categorical(AbstractObservations):
     def negative_log_likelihood(
         self, eta: Float[Array, "*n K"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
+        y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
         known = (y >= 0) & (y < self.n_classes)
         if not is_log_softmax(inverse_link):
             return jnp.where(known, -self._pick(inverse_link(eta), y), jnp.nan)
