@@ -132,6 +132,7 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
 def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[jax.Array, " n"]:
     """Which labels of rows with weight are no class's: for labels that only a compiled program
     sees, which has no errors."""
+    y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
     return ((y < 0) | (y >= n_classes)) & (weight > 0)
 
 

@@ -173,7 +173,7 @@ def _spread(
     """
     used = jnp.pad(weight > 0, (0, -weight.size % BLOCK_ROWS)).reshape(-1, BLOCK_ROWS)
     counts = jnp.sum(used, axis=1, dtype=jnp.int32)
-    before, n_used = jnp.cumsum(counts) - counts, jnp.sum(counts)
+    before, n_used = jnp.cumsum(counts, dtype=jnp.int32) - counts, jnp.sum(counts, dtype=jnp.int32)
     place = jnp.arange(1, BLOCK_ROWS + 1, dtype=jnp.int32)
     spans = jnp.max(jnp.where(used, place[None, :], 0), axis=1)
     middle = (jnp.arange(n_rows) + 0.5).astype(weight.dtype) / n_rows
