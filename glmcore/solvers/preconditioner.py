@@ -29,6 +29,8 @@ _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
 #: Columns of a factor up to which it is inverted row by row, and rows at once beyond.
 _FEW_COLUMNS, _ROWS_AT_ONCE = 256, 64
+#: Least curvature of a class beside that of the mean class.
+_LEAST_CURVATURE = 1e-3
 #: Least curvature along the level of the classes, beside that of the loss elsewhere.
 _LEAST_LEVEL = 1e-3
 
@@ -79,7 +81,7 @@ class Preconditioner(eqx.Module):
         curvature: Float[Array, "blocks m"],
         penalty: Float[Array, "blocks p1"],
     ) -> "Preconditioner":
-        weight = sample.weight[None, :] * curvature
+        weight = _not_flat(sample.weight, sample.weight[None, :] * curvature)
         loss = jnp.mean(jnp.sum(weight, axis=1))
         level, along = level_curvature(problem, sample.penalty, loss)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
@@ -147,6 +149,17 @@ def _sample(
     sample = Sample.of(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
     K = eta.shape[0]
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
+
+
+def _not_flat(
+    weight: Float[Array, " m"], bent: Float[Array, "blocks m"]
+) -> Float[Array, "blocks m"]:
+    """``bent``, of which that of a class that is left out, or certain everywhere, has a little of
+    the mean of all: its block would be singular."""
+    mean = jnp.mean(bent, axis=0) + jnp.finfo(bent.dtype).eps * weight
+    total, typical = jnp.sum(bent, axis=1, keepdims=True), jnp.sum(mean)
+    missing = jnp.maximum(_LEAST_CURVATURE * typical - total, 0) / typical
+    return bent + missing * mean[None, :]
 
 
 def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]:
