@@ -1,7 +1,7 @@
 """A fit as a solver sees it: a loss of the linear predictor, a penalty, scaled coefficients."""
 
 import abc
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import equinox as eqx
 import jax
@@ -71,6 +71,8 @@ class Problem(eqx.Module):
     inverse_link: eqx.AbstractVar[InverseLink]
     fit_intercept: eqx.AbstractVar[bool]
     n_rows: eqx.AbstractVar[int]
+    #: Whether the predictor of a sum is the sum of the predictors to the last bit.
+    predicts_exactly: ClassVar[bool] = False
 
     def start(self, params: GLMParams) -> GLMParams:
         """Inner parameters without what this problem has no place for: an intercept where none

@@ -145,16 +145,40 @@ def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMPa
 
 def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
     """Steps until the fit ends or ``until`` of them are done."""
+    solver, problem = task.solver, task.problem
 
     def step(run: Run) -> Run:
-        params, *moved = task.solver.step(task.problem, run.params, run.state, run.cache)
-        n_iter = run.n_iter + 1
-        return Run(params, *task.solver.refresh(task.problem, n_iter, *moved), n_iter)
+        params, *moved = solver.step(problem, run.params, run.state, run.cache)
+        n_iter = run.n_iter + jnp.where(_is_anchored(run), 0, 1)
+        return Run(params, *solver.refresh(problem, n_iter, *moved), n_iter)
 
     def under_way(run: Run) -> Bool[Array, ""]:
-        return (task.status(run) == Status.running) & (run.n_iter < until)
+        unfinished = (task.status(run) == Status.running) & (run.n_iter < until)
+        return unfinished | _is_anchored(run)
 
-    return jax.lax.while_loop(under_way, step, run)
+    def to_the_end(run: Run) -> Run:
+        return jax.lax.while_loop(under_way, step, run)
+
+    if not solver.carries_predictor or problem.predicts_exactly:
+        return to_the_end(run)
+
+    def anchored(run: Run) -> Run:
+        cache = solver.anchored(problem, run.params, run.cache)
+        return eqx.tree_at(lambda r: r.cache, run, cache)
+
+    def once_more(found: tuple[Run, Array]) -> tuple[Run, Array]:
+        run = to_the_end(found[0])
+        status = task.status(run)
+        ended = (status == Status.converged) | (status == Status.stalled)
+        doubtful = ended & solver.drifted(run.cache)
+        return jax.lax.cond(doubtful, anchored, lambda run: run, run), doubtful
+
+    return jax.lax.while_loop(lambda found: found[1], once_more, (run, jnp.ones((), bool)))[0]
+
+
+def _is_anchored(run: Run) -> Bool[Array, ""]:
+    optimality = run.cache.progress.optimality
+    return optimality == jnp.finfo(optimality.dtype).max
 
 
 def finish(task: Task, run: Run) -> FitResult:

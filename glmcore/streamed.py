@@ -51,6 +51,7 @@ class StreamedProblem(Problem):
     inverse_link: InverseLink = eqx.field(static=True)
     fit_intercept: bool = eqx.field(static=True)
     n_rows: int = eqx.field(static=True)
+    predicts_exactly = True
 
     @classmethod
     def of(cls, model, survey: Survey, sample: DenseProblem) -> "StreamedProblem":

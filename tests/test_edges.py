@@ -161,3 +161,50 @@ def test_a_fit_in_float32_follows_one_by_one_fits_in_float64():
     with jax.enable_x64(True):
         glmcore.jackknife(glm, X[:20].astype(np.float64), Y[:20])
     assert glmcore.fit(glm, X[:20], Y[:20]).params.coef.dtype == np.float32
+
+
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.ProximalNewton()])
+def test_float64_fits_of_many_rows(solver, x64):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((9000, 3)), rng.integers(0, 3, 9000)
+    glm = glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(0.01))
+    result = glmcore.fit(glm, X, y, solver=solver)
+    assert result.converged and glm.optimality(result.params, X, y) < 1e-7
+
+
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.ProximalNewton()])
+def test_a_missing_class_among_many_parameters(solver):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 20)).astype(np.float32)
+    y = np.argmax(X @ rng.standard_normal((20, 10)) + rng.gumbel(size=(200, 10)), axis=1)
+    X, y = X[y != 3], y[y != 3]
+    found = glmcore.fit(glmcore.GLM(glmcore.Categorical(10), glmcore.Ridge(0.01)), X, y, solver=solver)
+    without = glmcore.fit(glmcore.GLM(glmcore.Categorical(9), glmcore.Ridge(0.01)), X, y - (y > 3), solver=solver)
+    assert status_name(found.status) == "missing_class"
+    np.testing.assert_allclose(np.delete(found.params.coef, 3, axis=1), without.params.coef, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.BFGS()])
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 20)).astype(np.float32)
+    y = np.argmax(X @ rng.standard_normal((20, 10)) + rng.gumbel(size=(200, 10)), axis=1)
+    start = far * rng.standard_normal((20, 10)), far * rng.standard_normal(10)
+    glm = glmcore.GLM(glmcore.Categorical(10), glmcore.Ridge(0.01))
+    result, best = glmcore.fit(glm, X, y, solver=solver, init_params=start), glmcore.fit(glm, X, y)
+    true = glm.optimality(result.params, X, y)
+    assert true < 3 * max(float(result.optimality), 3e-6)
+    np.testing.assert_allclose(result.objective, glm.objective(result.params, X, y), rtol=1e-5)
+    if result.converged:
+        np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
+
+
+def test_an_ill_conditioned_fit_in_float32_does_not_claim_to_have_arrived():
+    rng = np.random.default_rng(0)
+    rng.normal(size=1)
+    X = rng.normal(size=(300, 20)) * 10.0 ** -np.linspace(0, 4, 20) @ rng.normal(size=(20, 20))
+    X = X.astype(np.float32)
+    y = np.argmax(X @ rng.normal(size=(20, 3)) + rng.gumbel(size=(300, 3)), axis=1)
+    result = glmcore.fit(glmcore.GLM(glmcore.Categorical(3)), X, y, solver=glmcore.LBFGS())
+    assert status_name(result.status) == "stalled" and result.optimality > 3e-6

@@ -8,7 +8,7 @@ was computed from these very rows) is thrown away with them.
 import abc
 import numbers
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -77,6 +77,11 @@ class AbstractSolver(eqx.Module):
     maxiter: eqx.AbstractVar[Any]
     #: Whether the whole objective is differentiated, so that the penalty has to be smooth.
     needs_smooth: eqx.AbstractClassVar[bool]
+    #: Whether the linear predictor is the sum of the changes of all steps, so that rounding errors
+    #: gather in it: then there are methods ``drifted(cache)``, whether they may count, and
+    #: ``anchored(problem, params, cache)``, the cache with it computed anew, which has an infinite
+    #: ``optimality`` until the next step, which goes nowhere, has looked around.
+    carries_predictor: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:

@@ -22,6 +22,10 @@ from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
 
 _ARMIJO = 1e-4
 _MAX_TRIALS = 25
+#: The linear predictor, to which each step adds its change, is computed anew at the end if it was
+#: so many times as large at first, or after so many steps, and so many times at most.
+_FAR, _LONG = 8, 32
+_MOST_ANCHORED = 5
 
 
 class AbstractMemory(eqx.Module):
@@ -47,7 +51,11 @@ class AbstractMemory(eqx.Module):
 
 
 class DescentCache(eqx.Module):
-    """Linear predictor, gradient of the objective and the next direction on these rows."""
+    """Linear predictor, gradient of the objective and the next direction on these rows.
+
+    The linear predictor is the sum of the changes of the steps ``since`` it was last computed from
+    the parameters, when its largest entry was ``widest``; that it was ``anchored`` so many times.
+    """
 
     eta: Float[Array, "K n"]
     gradient: GLMParams
@@ -55,6 +63,9 @@ class DescentCache(eqx.Module):
     slope: Float[Array, ""]
     failures: Int[Array, ""]
     progress: Standing
+    widest: Float[Array, ""]
+    since: Int[Array, ""]
+    anchored: Int[Array, ""]
 
     @property
     def directed(self) -> Bool[Array, ""]:
@@ -69,21 +80,27 @@ class DescentCache(eqx.Module):
         gradient: GLMParams,
         direction: GLMParams,
         failures: Int[Array, ""],
+        widest: Float[Array, ""],
+        since: Int[Array, ""],
+        anchored: Int[Array, ""],
     ) -> "DescentCache":
         slope = tree_dot(gradient, direction)
         # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
-        progress = Standing(objective, tree_norm(gradient), -slope / 2, failures >= 2)
-        return cls(eta, gradient, direction, slope, failures, progress)
+        stalled = (failures >= 2) | (anchored >= _MOST_ANCHORED)
+        progress = Standing(objective, tree_norm(gradient), -slope / 2, stalled)
+        return cls(eta, gradient, direction, slope, failures, progress, widest, since, anchored)
 
     def along(self, direction: GLMParams) -> "DescentCache":
         """The same point with another direction."""
         objective, failures = self.progress.objective, jnp.maximum(self.failures, 0)
-        return DescentCache.of(self.eta, objective, self.gradient, direction, failures)
+        age = self.widest, self.since, self.anchored
+        return DescentCache.of(self.eta, objective, self.gradient, direction, failures, *age)
 
 
 class AbstractDescent(AbstractSolver):
     """Line-search descent for smooth penalties; subclasses say what they remember."""
 
+    carries_predictor = True
     #: Share of the slope that may be left at the end of a line search.
     slope_left: eqx.AbstractClassVar[float]
 
@@ -107,7 +124,23 @@ class AbstractDescent(AbstractSolver):
         objective = look.loss + problem.penalty_value(params.coef)
         gradient = _penalised(problem, params, look.gradient)
         nowhere = jax.tree.map(jnp.zeros_like, params)
-        return DescentCache.of(look.eta, objective, gradient, nowhere, jnp.full((), -1, jnp.int32))
+        undirected, none = jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32)
+        age = jnp.max(jnp.abs(look.eta)), none, none
+        return DescentCache.of(look.eta, objective, gradient, nowhere, undirected, *age)
+
+    def drifted(self, cache: DescentCache) -> Bool[Array, ""]:
+        far = cache.widest > _FAR * jnp.max(jnp.abs(cache.eta))
+        # Once in doubt, only what is seen right after it was computed counts.
+        doubtful = far | (cache.since > jnp.where(cache.anchored > 0, 1, _LONG))
+        return doubtful & (cache.anchored < _MOST_ANCHORED)
+
+    def anchored(self, problem: Problem, params: GLMParams, cache: DescentCache) -> DescentCache:
+        nowhere, none = jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32)
+        eta, most = problem.predictor(params), jnp.asarray(jnp.finfo(cache.slope.dtype).max, cache.slope.dtype)
+        # From the largest objective a line search takes the first trial, which goes nowhere.
+        age = jnp.max(jnp.abs(eta)), none, cache.anchored + 1
+        cache = DescentCache.of(eta, most, cache.gradient, nowhere, none, *age)
+        return eqx.tree_at(lambda c: c.progress.optimality, cache, most)
 
     def step(
         self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
@@ -134,7 +167,8 @@ class AbstractDescent(AbstractSolver):
         state = tree_where(accepted, remembered, state.forget())
         failures = jnp.where(accepted, 0, cache.failures + 1)
         direction = state.direction(problem, eta, gradient)
-        return there, state, DescentCache.of(eta, objective, gradient, direction, failures)
+        age = cache.widest, cache.since + 1, cache.anchored
+        return there, state, DescentCache.of(eta, objective, gradient, direction, failures, *age)
 
 
 def _penalised(problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
