@@ -165,8 +165,8 @@ def _spread(
     weight: Float[Array, " n"], n_rows: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
     """Rows spread evenly (they are often sorted by class) over the blocks with weight, each by how
-    many of its rows have some, and their weights; where most of the weight lies on other rows, at
-    equal distances in cumulative weight.
+    many of its rows have some, and their weights; where few of these rows have most of the weight,
+    at equal distances in cumulative weight.
 
     Padding, which comes at the end of what a device holds, does not change what is found: so many
     devices, the same fit.
@@ -196,4 +196,6 @@ def _spread(
         rows = jnp.searchsorted(cumulative, middle * cumulative[-1]).astype(jnp.int32)
         return rows, jnp.full_like(middle, 1 / n_rows)
 
-    return jax.lax.cond(found > 0.1 * n_rows / n_used, as_they_come, by_weight)
+    # As good as how many rows of equal weight (Kish, Survey Sampling, 1965).
+    effective = jnp.square(found / jnp.linalg.norm(picked))
+    return jax.lax.cond(effective > 0.1 * n_rows, as_they_come, by_weight)

@@ -205,7 +205,8 @@ class _Path(eqx.Module):
     def screened(self) -> bool:
         """Whether features may be left out: they are the host's choice, and each is penalised by
         itself."""
-        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], 1)), self.data[0])
+        n_outputs = self.model.observations.n_outputs
+        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], n_outputs)), self.data[0])
         penalty = self.model.penalty
         return (
             not penalty.smooth

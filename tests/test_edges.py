@@ -208,3 +208,19 @@ def test_an_ill_conditioned_fit_in_float32_does_not_claim_to_have_arrived():
     y = np.argmax(X @ rng.normal(size=(20, 3)) + rng.gumbel(size=(300, 3)), axis=1)
     result = glmcore.fit(glmcore.GLM(glmcore.Categorical(3)), X, y, solver=glmcore.LBFGS())
     assert status_name(result.status) == "stalled" and result.optimality > 3e-6
+
+
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS()])
+def test_a_few_rows_with_nearly_all_the_weight(solver):
+    rng = np.random.default_rng(0)
+    n, p, K = 50_000, 5, 4
+    X = rng.standard_normal((n, p)).astype(np.float32)
+    y = np.argmax(X @ rng.standard_normal((p, K)) + rng.gumbel(size=(n, K)), axis=1)
+    heavy = rng.permutation(n)[:100]
+    weight = np.full(n, 1e-3)
+    weight[heavy] = 1e6
+    glm = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(1e-3))
+    result = glmcore.fit(glm, X, y, sample_weight=weight, solver=solver)
+    alone = glmcore.fit(glm, X[heavy], y[heavy])
+    assert result.converged and result.n_iter < 30
+    np.testing.assert_allclose(result.objective, alone.objective, rtol=1e-5)

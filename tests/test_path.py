@@ -18,6 +18,8 @@ KINDS = {
     "GroupLasso": ("GroupLasso", 1.0),
     "GroupLasso with a mask": ("GroupLasso", np.array([1.0, 2.0, 0.5]), MASK),
     "Lasso with free entries": ("Lasso", np.array([[0.0], [1.0], [2.0], [1.0]])),
+    "Lasso with a strength an entry": ("Lasso", np.linspace(0.5, 2.0, 12).reshape(4, 3)),
+    "ElasticNet with a strength a class": ("ElasticNet", np.array([0.5, 1.0, 2.0]), 0.7),
 }
 
 
