@@ -165,8 +165,8 @@ def _spread(
     weight: Float[Array, " n"], n_rows: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
     """Rows spread evenly (they are often sorted by class) over the blocks with weight, each by how
-    many of its rows have some, and their weights; where few of these rows have most of the weight,
-    at equal distances in cumulative weight.
+    many of its rows have some, and their weights; where that is little, or that
+    of few of them, at equal distances in cumulative weight.
 
     Padding, which comes at the end of what a device holds, does not change what is found: so many
     devices, the same fit.
@@ -198,4 +198,5 @@ def _spread(
 
     # As good as how many rows of equal weight (Kish, Survey Sampling, 1965).
     effective = jnp.square(found / jnp.linalg.norm(picked))
-    return jax.lax.cond(effective > 0.1 * n_rows, as_they_come, by_weight)
+    enough = (effective > 0.1 * n_rows) & (found > 0.1 * n_rows / n_used)
+    return jax.lax.cond(enough, as_they_come, by_weight)
