@@ -165,8 +165,8 @@ def _spread(
     weight: Float[Array, " n"], n_rows: int
 ) -> tuple[Int[Array, " m"], Float[Array, " m"]]:
     """Rows spread evenly (they are often sorted by class) over the blocks with weight, each by how
-    many of its rows have some, and their weights; where that is little, or that
-    of few of them, at equal distances in cumulative weight.
+    many of its rows have some, and their weights; where that is little, or that of few of them, at
+    equal distances in cumulative weight.
 
     Padding, which comes at the end of what a device holds, does not change what is found: so many
     devices, the same fit.
