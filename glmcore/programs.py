@@ -156,24 +156,22 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         unfinished = (task.status(run) == Status.running) & (run.n_iter < until)
         return unfinished | _is_anchored(run)
 
-    def to_the_end(run: Run) -> Run:
+    if not solver.carries_predictor or problem.predicts_exactly:
         return jax.lax.while_loop(under_way, step, run)
 
-    if not solver.carries_predictor or problem.predicts_exactly:
-        return to_the_end(run)
+    def doubtful(run: Run) -> Bool[Array, ""]:
+        progress = run.cache.progress
+        return (task.arrived(progress) | progress.stalled) & solver.drifted(run.cache)
 
     def anchored(run: Run) -> Run:
         cache = solver.anchored(problem, run.params, run.cache)
         return eqx.tree_at(lambda r: r.cache, run, cache)
 
-    def once_more(found: tuple[Run, Array]) -> tuple[Run, Array]:
-        run = to_the_end(found[0])
-        status = task.status(run)
-        ended = (status == Status.converged) | (status == Status.stalled)
-        doubtful = ended & solver.drifted(run.cache)
-        return jax.lax.cond(doubtful, anchored, lambda run: run, run), doubtful
-
-    return jax.lax.while_loop(lambda found: found[1], once_more, (run, jnp.ones((), bool)))[0]
+    return jax.lax.while_loop(
+        lambda run: under_way(run) | doubtful(run),
+        lambda run: jax.lax.cond(doubtful(run), anchored, step, run),
+        run,
+    )
 
 
 def _is_anchored(run: Run) -> Bool[Array, ""]:

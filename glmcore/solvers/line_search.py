@@ -22,9 +22,9 @@ from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
 
 _ARMIJO = 1e-4
 _MAX_TRIALS = 25
-#: The linear predictor, to which each step adds its change, is computed anew at the end if it was
-#: so many times as large at first, or after so many steps, and so many times at most.
-_FAR, _LONG = 8, 32
+#: The linear predictor, to which each step adds its change, is computed anew at the end if it began
+#: so far from zero, or after so many steps, and so many times at most.
+_FAR, _LONG = 32, 32
 _MOST_ANCHORED = 5
 
 
@@ -129,18 +129,26 @@ class AbstractDescent(AbstractSolver):
         return DescentCache.of(look.eta, objective, gradient, nowhere, undirected, *age)
 
     def drifted(self, cache: DescentCache) -> Bool[Array, ""]:
-        far = cache.widest > _FAR * jnp.max(jnp.abs(cache.eta))
         # Once in doubt, only what is seen right after it was computed counts.
-        doubtful = far | (cache.since > jnp.where(cache.anchored > 0, 1, _LONG))
-        return doubtful & (cache.anchored < _MOST_ANCHORED)
+        again = (cache.anchored > 0) & (cache.anchored < _MOST_ANCHORED) & (cache.since > 1)
+        first = (cache.anchored == 0) & ((cache.widest > _FAR) | (cache.since > _LONG))
+        return again | first
 
     def anchored(self, problem: Problem, params: GLMParams, cache: DescentCache) -> DescentCache:
-        nowhere, none = jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32)
-        eta, most = problem.predictor(params), jnp.asarray(jnp.finfo(cache.slope.dtype).max, cache.slope.dtype)
         # From the largest objective a line search takes the first trial, which goes nowhere.
-        age = jnp.max(jnp.abs(eta)), none, cache.anchored + 1
-        cache = DescentCache.of(eta, most, cache.gradient, nowhere, none, *age)
-        return eqx.tree_at(lambda c: c.progress.optimality, cache, most)
+        eta, zero, none = problem.predictor(params), jnp.zeros_like(cache.slope), jnp.zeros((), jnp.int32)
+        most = jnp.full_like(zero, jnp.finfo(zero.dtype).max)
+        return DescentCache(
+            eta=eta,
+            gradient=cache.gradient,
+            direction=jax.tree.map(jnp.zeros_like, params),
+            slope=zero,
+            failures=none,
+            progress=Standing(most, most, zero, jnp.zeros((), bool)),
+            widest=jnp.max(jnp.abs(eta)),
+            since=none,
+            anchored=cache.anchored + 1,
+        )
 
     def step(
         self, problem: Problem, params: GLMParams, state: AbstractMemory, cache: DescentCache
