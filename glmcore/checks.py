@@ -12,7 +12,7 @@ from jaxtyping import Bool, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM
-from glmcore.observations import InverseLink
+from glmcore.observations import InverseLink, are_classes
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
@@ -132,8 +132,7 @@ def _check_labels(y: Any, n: int, n_classes: int) -> None:
 def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[jax.Array, " n"]:
     """Which labels of rows with weight are no class's: for labels that only a compiled program
     sees, which has no errors."""
-    y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
-    return ((y < 0) | (y >= n_classes)) & (weight > 0)
+    return ~are_classes(y, n_classes) & (weight > 0)
 
 
 def tell_of_labels(result: Any, y: Any, weight: Any, n_classes: int) -> Any:

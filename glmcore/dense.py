@@ -49,7 +49,9 @@ class DenseProblem(Problem):
         return cls.assembled(model, features, y.astype(jnp.int32), weight, present, coordinates)
 
     @classmethod
-    def assembled(cls, model, X: Array, y: Array, weight: Array, present: Array, coordinates: Coordinates) -> "DenseProblem":
+    def assembled(
+        cls, model, X: Array, y: Array, weight: Array, present: Array, coordinates: Coordinates
+    ) -> "DenseProblem":
         """The problem of these parts and those of ``model``."""
         return cls(
             *(X, y, weight, present, coordinates),

@@ -23,7 +23,7 @@ from glmcore.programs import Run, Task, conclude, in_dtype, starting_params
 from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.newton import dense_hessian
-from glmcore.solvers.preconditioner import gram_rows, level_curvature
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, gram_rows, level_curvature
 
 #: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
 #: lanes from which it pays.
@@ -33,8 +33,6 @@ _DENSE_LANES = 8
 #: lanes that begin far from their end, and of those that do not, or for which it costs more.
 _FIRST_REFRESH = 4
 _LATE_REFRESH = 16
-#: Least curvature of a class beside that of the mean class.
-_LEAST_CURVATURE = 1e-3
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
 
@@ -221,7 +219,7 @@ class Lanes(eqx.Module):
             loss = jnp.sum(weight, axis=1)
             level, along = level_curvature(problem, quadratic.T, jnp.mean(loss))
             # Where a class is all but certain, or left out, hardly anything bends.
-            loss = jnp.maximum(loss, _LEAST_CURVATURE * jnp.mean(loss))
+            loss = jnp.maximum(loss, LEAST_CURVATURE * jnp.mean(loss))
             return loss, _point(problem.stretch, 1), quadratic, level, along
 
         weight = self.each(bends, eta)

@@ -124,8 +124,7 @@ class Categorical(AbstractObservations):
     def negative_log_likelihood(
         self, eta: Float[Array, "*n K"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
     ) -> Float[Array, "*n"]:
-        y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
-        known = (y >= 0) & (y < self.n_classes)
+        known = are_classes(y, self.n_classes)
         if not is_log_softmax(inverse_link):
             return jnp.where(known, -self._pick(inverse_link(eta), y), jnp.nan)
         # The label's predictor first: of large numbers the differences are exact.
@@ -285,6 +284,12 @@ def _over_classes(
 def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
     exp = jnp.exp(eta - _over_classes(jnp.maximum, eta)[None])
     return exp / _over_classes(jnp.add, exp)[None]
+
+
+def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:
+    """Which labels are from 0 to K - 1."""
+    y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
+    return (y >= 0) & (y < n_classes)
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

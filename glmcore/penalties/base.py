@@ -11,7 +11,8 @@ class AbstractPenalty(eqx.Module):
     r"""What a penalty is to the library; subclass it to bring your own.
 
     ``smooth`` says whether ``value`` can be differentiated everywhere; then that is all that a
-    solver for smooth problems asks.  ``ProximalGradient``, ``ProximalNewton`` and ``ProxSVRG`` ask for a method besides,
+    solver for smooth problems asks.  ``ProximalGradient``, ``ProximalNewton`` and ``ProxSVRG`` ask
+    for a method besides,
 
     .. math:: prox(coef, step) = \arg\min_u \tfrac12 \lVert u - coef \rVert^2 + step \cdot value(u)
 

@@ -30,7 +30,7 @@ _MULTIPLICATIONS = 2**28
 #: Columns of a factor up to which it is inverted row by row, and rows at once beyond.
 _FEW_COLUMNS, _ROWS_AT_ONCE = 256, 64
 #: Least curvature of a class beside that of the mean class.
-_LEAST_CURVATURE = 1e-3
+LEAST_CURVATURE = 1e-3
 #: Least curvature along the level of the classes, beside that of the loss elsewhere.
 _LEAST_LEVEL = 1e-3
 
@@ -158,7 +158,7 @@ def _not_flat(
     the mean of all: its block would be singular."""
     mean = jnp.mean(bent, axis=0) + jnp.finfo(bent.dtype).eps * weight
     total, typical = jnp.sum(bent, axis=1, keepdims=True), jnp.sum(mean)
-    missing = jnp.maximum(_LEAST_CURVATURE * typical - total, 0) / typical
+    missing = jnp.maximum(LEAST_CURVATURE * typical - total, 0) / typical
     return bent + missing * mean[None, :]
 
 
