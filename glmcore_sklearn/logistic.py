@@ -10,7 +10,7 @@ import optax
 import scipy.sparse
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import validate_data
 
 import glmcore
@@ -269,7 +269,7 @@ class LogisticRegression(LinearClassifier):
             if known is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return known
-        classes = np.unique(classes)
+        classes = unique_labels(classes)
         check_two_classes(classes)
         if known is not None and not np.array_equal(known, classes):
             raise ValueError(f"classes={classes} is not the same as on last call to partial_fit, was: {known}")

@@ -24,8 +24,9 @@ from glmcore.tree import tree_dot, tree_norm, tree_sub
 _GROW = 1.1
 _SHRINK = 0.6
 _MAX_TRIALS = 60
-#: Steps without a better residual after which rounding is blamed.
-_PATIENCE = 500
+#: Steps without a better residual or objective after which rounding is blamed, and by how many
+#: roundings an objective has to be better.
+_PATIENCE, _ROUNDINGS = 500, 10
 
 
 class AcceleratedState(eqx.Module):
@@ -37,11 +38,13 @@ class AcceleratedState(eqx.Module):
 
 
 class AcceleratedCache(eqx.Module):
-    """Linear predictors of the current and the previous point on these rows."""
+    """Linear predictors of the current and the previous point on these rows, and the best optimality
+    residual and objective so far."""
 
     eta: Float[Array, "K n"]
     previous_eta: Float[Array, "K n"]
     best: Float[Array, ""]
+    lowest: Float[Array, ""]
     since_best: Int[Array, ""]
     progress: Standing
 
@@ -88,13 +91,15 @@ class AbstractAccelerated(AbstractSolver):
         state: AcceleratedState,
     ) -> AcceleratedCache:
         optimality = problem.optimality(params, look.gradient)
+        objective = look.loss + problem.penalty_value(params.coef)
         return AcceleratedCache(
             eta=look.eta,
             previous_eta=problem.predictor(state.previous),
             best=optimality,
+            lowest=objective,
             since_best=jnp.zeros((), jnp.int32),
             progress=Standing(
-                objective=look.loss + problem.penalty_value(params.coef),
+                objective=objective,
                 optimality=optimality,
                 gap=jnp.zeros_like(look.loss),
                 stalled=jnp.zeros((), bool),
@@ -120,14 +125,18 @@ class AbstractAccelerated(AbstractSolver):
         # The gradient at the new point differs from the one at hand by no more than this.
         drift = tree_norm(self._by_metric(problem, tree_sub(ahead, trial.params)))
         optimality = problem.optimality(new, loss_gradient) + drift / trial.stepsize
-        since_best = jnp.where(optimality < cache.best, 0, cache.since_best + 1)
         objective = problem.loss(trial.eta) + problem.penalty_value(new.coef)
+        rounding = _ROUNDINGS * jnp.finfo(objective.dtype).eps * jnp.abs(objective)
+        lower = objective < cache.lowest - rounding
+        better = (optimality < cache.best) | lower
+        since_best = jnp.where(better, 0, cache.since_best + 1)
         none = jnp.zeros_like(objective)
         state = AcceleratedState(trial.stepsize, jnp.where(uphill, 1, momentum), params)
         return new, state, AcceleratedCache(
             eta=trial.eta,
             previous_eta=cache.eta,
             best=jnp.minimum(optimality, cache.best),
+            lowest=jnp.where(lower, objective, cache.lowest),
             since_best=since_best,
             progress=Standing(objective, optimality, none, since_best >= _PATIENCE),
         )

@@ -19,6 +19,8 @@ _HESSIAN_ROWS = 8192
 _ROWS_PER_ENTRY = 16
 #: Entries of a working set on which the model is minimised to the end.
 MOST_FACTORED = 1024
+#: Times that this is done at most: once more where entries came to zero.
+_MOST_SOLVED = 4
 #: Power iterations that estimate the largest eigenvalue, and what is added to it.
 _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
@@ -143,8 +145,19 @@ class Quadratic(eqx.Module):
         target = minimise(bend, slope, prox, start, length)
         if size <= MOST_FACTORED and isinstance(problem.penalty, AbstractScalablePenalty):
             bent = hessian + jnp.diag(lift)
-            slope = slope + bend(target - start)
-            target = self._with_these_signs(problem, whole(target), index, slope, bent)
+
+            def settled(state):
+                entries, _, count = state
+                there = slope + bend(entries - start)
+                entries, turned = self._with_these_signs(problem, whole(entries), index, there, bent)
+                return entries, turned, count + 1
+
+            def unsettled(state):
+                _, turned, count = state
+                return turned & (count < _MOST_SOLVED)
+
+            first = settled((target, None, jnp.zeros((), jnp.int32)))
+            target, *_ = jax.lax.while_loop(unsettled, settled, first)
         return unstacked(whole(target))
 
     def _with_these_signs(
@@ -154,10 +167,11 @@ class Quadratic(eqx.Module):
         index: Int[Array, " c"],
         slope: Float[Array, " c"],
         hessian: Float[Array, "c c"],
-    ) -> Float[Array, " c"]:
+    ) -> tuple[Float[Array, " c"], Bool[Array, ""]]:
         """The minimum of the model as long as ``params`` keep their signs, which FISTA finds long
         before it: where the Hessian is ill-conditioned its steps are short.  An entry that would
-        change its sign stops at zero, and so does a group that would turn round."""
+        change its sign stops at zero, and so does a group that would turn round; where so many
+        zeros at once lead up, all go as far as the first of them.  And whether there was any."""
         entries, (p1, K) = params.ravel()[index], params.shape
         _, quadratic = problem.curvature()
         smooth = stacked(GLMParams(problem.penalty_gradient(params[:-1]), jnp.zeros_like(params[-1])))
@@ -179,15 +193,23 @@ class Quadratic(eqx.Module):
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         jitter = jnp.where(free, entries.size * jnp.finfo(entries.dtype).eps, 1)
         factor = cholesky(hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter))
-        moved = entries - cholesky_solve(factor, slope / unit) / unit
+        step = -cholesky_solve(factor, slope / unit) / unit
         if together is None:
-            turned = moved * entries <= 0
+            was, change = entries * entries, entries * step
         else:
-            turned = (together @ (smooth * entries) > 0) & (together @ (smooth * moved) <= 0)
-        moved = jnp.where(~intercept & turned, 0, moved)
-        step = moved - entries
-        lower = jnp.dot(step, slope + hessian @ step / 2) < 0
-        return jnp.where(lower, moved, entries)
+            was, change = together @ (smooth * entries), together @ (smooth * step)
+        turned = ~intercept & (was > 0) & (was + change <= 0)
+        turns = jnp.where(turned, was / jnp.where(turned, -change, 1), jnp.inf)
+        share = jnp.min(turns, initial=1)
+        to_first = jnp.where(turns <= share, 0, entries + share * step)
+
+        def is_lower(moved: Float[Array, " c"]) -> Bool[Array, ""]:
+            return jnp.dot(moved - entries, slope + hessian @ (moved - entries) / 2) < 0
+
+        best = entries
+        for moved in (to_first, jnp.where(turned, 0, entries + step)):
+            best = jnp.where(is_lower(moved), moved, best)
+        return best, jnp.any(turned)
 
 
 def _together(problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
