@@ -86,6 +86,14 @@ class Coordinates(eqx.Module):
         scale = _allowed_scale(penalty, scale, structure, widths)
         return cls(centre, scale, deviation, structure, widths)
 
+    def of_stream(self, penalty: AbstractPenalty) -> "Coordinates":
+        """The same where features that do not vary here may do so later: until they are seen to,
+        their size stands in for their deviation, or 1 where that is 0."""
+        size = jnp.where(self.centre == 0, 1, jnp.abs(self.centre))
+        deviation = jnp.where(self.deviation > 0, self.deviation, size)
+        n_outputs = self.scale.shape[1]
+        return self.of(self.centre, deviation, penalty, n_outputs, self.structure, self.widths)
+
     def features(self, X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
         """Centred features in one matrix."""
         return stack_columns(X) - self.centre[None, :]

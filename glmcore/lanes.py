@@ -97,17 +97,16 @@ class Blocks(eqx.Module):
     :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class."""
 
     inverse: Float[Array, "*L K p1 p1"]
-    level: Float[Array, "L K"]
+    level: Float[Array, "L K p1"]
     level_curvature: Float[Array, "L p1"]
     mask: Optional[Bool[Array, "L K p1"]]
 
     def apply(self, gradient: Points) -> Points:
         product = "lkp,kpq->lkq" if self.inverse.ndim == 3 else "lkp,lkpq->lkq"
-        level = self.level[:, :, None]
-        along = jnp.sum(level * gradient, axis=1)
-        solved = jnp.einsum(product, gradient - level * along[:, None, :], self.inverse)
-        missing = along / self.level_curvature - jnp.sum(level * solved, axis=1)
-        solved = solved + level * missing[:, None, :]
+        along = jnp.sum(self.level * gradient, axis=1)
+        solved = jnp.einsum(product, gradient - self.level * along[:, None, :], self.inverse)
+        missing = along / self.level_curvature - jnp.sum(self.level * solved, axis=1)
+        solved = solved + self.level * missing[:, None, :]
         return solved if self.mask is None else jnp.where(self.mask, solved, 0)
 
 
@@ -220,7 +219,7 @@ class Lanes(eqx.Module):
             level, along = level_curvature(problem, quadratic.T, jnp.mean(loss))
             # Where a class is all but certain, or left out, hardly anything bends.
             loss = jnp.maximum(loss, LEAST_CURVATURE * jnp.mean(loss))
-            return loss, _point(problem.stretch, 1), quadratic, level, along
+            return loss, _point(problem.stretch, 1), quadratic, level.T, along
 
         weight = self.each(bends, eta)
         loss, stretch, penalty, level, along = self.each(parts, weight)

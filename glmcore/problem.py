@@ -199,9 +199,9 @@ class Problem(eqx.Module):
         if not (self.shift_invariant and isinstance(self.penalty, AbstractScalablePenalty)):
             return coef
         user = self.coordinates.coef_to_user(coef)
-        levelled = stack_rows(self.penalty.level(user)) / self.coordinates.scale
+        levelled = stack_rows(self.penalty.level(user, self.present)) / self.coordinates.scale
         # Coefficients that are masked or of a class that is left out stay 0.
-        free = jnp.all(self.present)
+        free = self.present[None, :]
         if self.mask is not None:
             free = free & jnp.all(self.mask, axis=1, keepdims=True)
         return jnp.where(free, levelled, coef)
@@ -221,12 +221,15 @@ class Problem(eqx.Module):
         r"""A cheap model of the Hessian in these coordinates.
 
         The loss bends by about ``c = (1 - sum pbar^2) / (K - 1)`` along a feature of unit
-        variance (the mean over classes of Boehning's bound at the class frequencies), the
-        penalty by its quadratic part.
+        variance (the mean over classes of Boehning's bound at the class frequencies, or at equal
+        ones where all rows are of one class, as those of a batch may be), the penalty by its
+        quadratic part.
         """
         frequencies = self.observations.frequencies(self.y, self.weight)
         n_present = jnp.maximum(jnp.sum(self.present), 2).astype(frequencies.dtype)
-        loss = (1 - jnp.sum(frequencies**2)) / (n_present - 1)
+        spread = 1 - jnp.sum(frequencies**2)
+        alone = spread <= frequencies.size * jnp.finfo(spread.dtype).eps
+        loss = jnp.where(alone, 1 / n_present, spread / (n_present - 1))
         scale = self.coordinates.scale
         if not isinstance(self.penalty, AbstractScalablePenalty):
             return loss, self._probed_curvature()

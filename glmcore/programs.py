@@ -73,7 +73,7 @@ class Task(eqx.Module):
         status, problem = self.status(run), self.problem
         # The loss bends by at most 1/2 in the linear predictor.
         harm = jnp.sum(jnp.square(cut)) / 4
-        unheld = harm > self.tol * jnp.abs(run.cache.progress.objective)
+        unheld = (harm > self.tol * jnp.abs(run.cache.progress.objective)) & self._has_classes
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         # A bound on the residual had arrived and the residual itself has not, by its rounding.
@@ -88,6 +88,8 @@ class Task(eqx.Module):
 
     def _vanished(self, progress: Standing) -> Bool[Array, ""]:
         # A likelihood of one and no penalty, to rounding: no finite coefficients have it.
+        if not self.may_be_separable:
+            return jnp.zeros((), bool)
         vanished = jnp.abs(progress.objective) < jnp.finfo(progress.objective.dtype).eps
         return vanished & self._has_classes
 
@@ -214,12 +216,15 @@ def _solver_state(task: Task, run: Run, held_out: HeldOut) -> SolverState:
     )
 
 
-def make_problem(model, X, y, weight, centre, may_lack_classes: bool) -> Problem:
+def make_problem(model, X, y, weight, centre=None, of_stream: bool = False) -> Problem:
+    """The problem of these rows, all there are or the first ones ``of_stream``."""
     n_outputs = model.observations.n_outputs
     coordinates, features = Coordinates.measure(
         X, weight, model.penalty, n_outputs, model.fit_intercept, centre
     )
-    return DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes)
+    if of_stream:
+        coordinates = coordinates.of_stream(model.penalty)
+    return DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=of_stream)
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
@@ -236,7 +241,7 @@ def _start(
     model, X, y, weight, centre, init_params, solver, may_be_separable: bool = True
 ) -> tuple[Task, Run]:
     model, solver = in_dtype((model, solver), weight.dtype)
-    problem = make_problem(model, X, y, weight, centre, may_lack_classes=False)
+    problem = make_problem(model, X, y, weight, centre)
     return start(problem, init_params, solver, may_be_separable)
 
 
@@ -281,7 +286,7 @@ def fit_with_callback(
 @quick_jit
 def run_init_state(model, params, X, y, weight, solver) -> SolverState:
     model, solver = in_dtype((model, solver), weight.dtype)
-    problem = make_problem(model, X, y, weight, None, may_lack_classes=True)
+    problem = make_problem(model, X, y, weight, of_stream=True)
     params = problem.start(problem.coordinates.from_user(params))
     eta = problem.predictor(params)
     state = solver.init(problem, params, eta)

@@ -21,7 +21,7 @@ from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
-from glmcore.penalties import AbstractPenalty, ElasticNet, Lasso
+from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
 from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
@@ -48,10 +48,11 @@ def default_solver(
     """The solver that ``solver=None`` stands for.
 
     Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
-    ProximalGradient, but ProximalNewton for Lasso and ElasticNet where many rows meet at most 512
-    parameters (rows times parameters at least 2^23).  For a ``path`` of strengths ProximalNewton,
-    but ProximalGradient for GroupLasso with more than 1024 parameters.  For a state the one of its
-    ``algorithm``, if that is one of these.
+    ProximalGradient, but ProximalNewton for Lasso, ElasticNet and GroupLasso with at most 128
+    parameters, and for the first two where many rows meet at most 512 (rows times parameters at
+    least 2^23).  For a ``path`` of strengths ProximalNewton, but ProximalGradient for GroupLasso
+    with more than 1024 parameters.  For a state the one of its ``algorithm``, if that is one of
+    these.
 
     Examples
     --------
@@ -73,6 +74,8 @@ def default_solver(
         pays = n_params <= _NEWTON_PARAMS
     elif path:
         pays = by_entry or n_params <= MOST_FACTORED
+    elif n_params <= _NEWTON_PARAMS:
+        pays = isinstance(penalty, AbstractScalablePenalty)
     else:
         many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
         pays = many and by_entry and n_params <= _WORKING_SET_PARAMS

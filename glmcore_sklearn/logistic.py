@@ -258,9 +258,16 @@ class LogisticRegression(LinearClassifier):
         if self.l1_ratio is None:
             warn_of_deprecated("l1_ratio=None", "use l1_ratio=0")
         if isinstance(self.penalty, str) and self.penalty == "deprecated":
+            if np.isinf(self.C) and self.l1_ratio:
+                warnings.warn(f"C={self.C} is no penalty: l1_ratio={self.l1_ratio} is ignored", stacklevel=3)
             return self.C, self.l1_ratio or 0.0
         C, l1_ratio = strength_of_penalty(self.penalty, self.C, self.l1_ratio)
         warn_of_deprecated(f"penalty={self.penalty!r}", f"use C={C} and l1_ratio={l1_ratio}")
+        ignored = [f"C={self.C}"] if self.C not in (1, C) else []
+        ignored += [f"l1_ratio={self.l1_ratio}"] if self.penalty is not None and self.l1_ratio != l1_ratio else []
+        if ignored:
+            meant = f"penalty={self.penalty!r} stands for C={C} and l1_ratio={l1_ratio}"
+            warnings.warn(f"Inconsistent values: {meant}; {' and '.join(ignored)} is ignored", stacklevel=3)
         return C, l1_ratio
 
     def _known_classes(self, classes):
@@ -269,8 +276,10 @@ class LogisticRegression(LinearClassifier):
             if known is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return known
+        labels.as_labels(classes, "classes")
         classes = unique_labels(classes)
-        check_two_classes(classes)
+        if len(classes) < 2:
+            raise ValueError(f"classes must hold at least 2 labels, found {classes.tolist()}")
         if known is not None and not np.array_equal(known, classes):
             raise ValueError(f"classes={classes} is not the same as on last call to partial_fit, was: {known}")
         return classes
@@ -373,8 +382,6 @@ def _ones(samples):
 
 def check_two_classes(classes):
     """Raise a ValueError for labels of one class."""
-    if len(classes) == 0:
-        raise ValueError("classes must hold at least 2 labels, found none")
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one class: "

@@ -16,7 +16,7 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _deprecate_positional_args, validate_data
 
 import glmcore
 from glmcore_sklearn import scoring, softmax
@@ -191,11 +191,12 @@ class LogisticRegressionCV(LinearClassifier):
             folds = self._folds(X, y, splits, sample_weight, to_scorer)
             with softmax.precision(X.dtype):
                 solvers = [self._solver(ratio) for ratio in l1_ratios]
-                found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, self.fit_intercept, solvers)
+                found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, bool(self.fit_intercept), solvers)
             scores = self._scores(found, Cs, X, labels, splits, to_scorer)
             self._keep(found, scores, Cs, l1_ratios, solvers)
         return self
 
+    @_deprecate_positional_args(version="1.11")
     def score(self, X, y, *, sample_weight=None, **score_params):
         """The score of `scoring` on these rows.
 
@@ -249,6 +250,11 @@ class LogisticRegressionCV(LinearClassifier):
             _warn("l1_ratios=None was deprecated in scikit-learn 1.8 and will be an error in 1.10; use l1_ratios=(0,)")
         if self.penalty != "deprecated":
             _warn("penalty was deprecated in scikit-learn 1.8, to be removed in 1.10; use l1_ratios and Cs")
+            if self.penalty != "elasticnet" and self.l1_ratios is not None and not isinstance(self.l1_ratios, str):
+                warnings.warn(
+                    f"penalty={self.penalty!r} says what l1_ratio is: l1_ratios={self.l1_ratios!r} is ignored",
+                    stacklevel=3,
+                )
         if isinstance(self.scoring, str) and self.scoring == "warn":
             _warn_of_default("scoring", "None (accuracy)", "'neg_log_loss'", "1.11")
         if isinstance(self.use_legacy_attributes, str):

@@ -1,11 +1,15 @@
 """A picture of how far probabilities can be trusted, class by class."""
 
+from numbers import Integral
+
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 
 from glmcore_sklearn import drawing, labels
 
 _TINY = np.finfo(np.float64).tiny
+#: By how much the rounding of float32 may lift the logarithm of a probability of one.
+_ROUNDING = 1e-6
 
 
 class ReliabilityDisplay:
@@ -99,12 +103,17 @@ class ReliabilityDisplay:
         Raises
         ------
         ValueError
-            If shapes do not fit, a label is not one of the classes, or a class does not occur.
+            If shapes do not fit, a log-probability is above zero or NaN, a label is not one of the classes, a class
+            does not occur, or `n_bins` is not a positive whole number.
         """
         log_proba, classes = np.asarray(log_proba, np.float64), np.asarray(classes)
         check_classification_targets(y)
         if log_proba.shape != (len(y), len(classes)):
             raise ValueError(f"log_proba must have shape {(len(y), len(classes))}, found {log_proba.shape}")
+        if not (log_proba <= _ROUNDING).all():
+            found = log_proba[~(log_proba <= _ROUNDING)][0]
+            raise ValueError(f"log_proba must be logarithms of probabilities, not above 0, found {found:.3g}")
+        log_proba = np.maximum(log_proba, np.log(_TINY))
         y = labels.encode(labels.as_labels(y), classes)
         counts = np.bincount(y, minlength=len(classes))
         if not counts.all():
@@ -169,6 +178,8 @@ def _curve(hit: np.ndarray, proba: np.ndarray, n_bins: int, strategy: str) -> np
     """Mean of ``proba``, share of ``hit`` and number of samples in each bin of ``proba`` that is not empty."""
     if strategy not in ("uniform", "quantile"):
         raise ValueError(f"strategy must be 'uniform' or 'quantile', found {strategy!r}")
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be a positive whole number, found {n_bins!r}")
     inner = np.linspace(0, 1, n_bins + 1)[1:-1]
     index = np.searchsorted(inner if strategy == "uniform" else np.quantile(proba, inner), proba)
     count = np.bincount(index)

@@ -61,5 +61,12 @@ def score_cells(scoring, classes, cells, Cs, X, y, tests, score_params):
         model.coef_, model.intercept_ = cells.coef[fold, ratio, index], cells.intercept[fold, ratio, index]
         test = tests[fold]
         params = _check_method_params(X=X, params=score_params, indices=test)
-        scores[fold, ratio, index] = scorer(model, X[test], y[test], **params)
+        scores[fold, ratio, index] = _as_number(scorer(model, X[test], y[test], **params))
     return scores
+
+
+def _as_number(score):
+    try:
+        return float(np.asarray(score).item())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scoring must return a single number, got {score!r} ({type(score)}) instead") from error

@@ -91,6 +91,8 @@ def check_solver(solver, C, l1_ratio, dual, n_classes):
     """Refuse what scikit-learn refuses of its own solvers, with a ValueError."""
     if dual and solver != "liblinear":
         raise ValueError(f"solver={solver!r} has no dual formulation: dual must be False, found {dual}")
+    if dual and l1_ratio > 0:
+        raise ValueError(f"solver='liblinear' has a dual formulation for l1_ratio=0 only, found l1_ratio={l1_ratio}")
     if solver not in _SOLVERS:
         return
     if l1_ratio > 0 and solver not in _L1_SOLVERS:

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression as Theirs
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import glmcore
 from glmcore_sklearn import (
@@ -99,6 +99,9 @@ def test_names_come_from_the_data_frame_the_steps_before_or_the_pytree(glm):
     frame = pd.DataFrame(X, columns=NAMES)
     pipeline = make_pipeline(StandardScaler(), Theirs()).fit(frame, Y)
     assert CoefficientsDisplay.from_estimator(pipeline).feature_names == NAMES
+    for nameless in ("passthrough", FunctionTransformer()):
+        pipeline = make_pipeline(nameless, Theirs()).fit(X, Y)
+        assert CoefficientsDisplay.from_estimator(pipeline).feature_names == [f"feature {j}" for j in range(4)]
     assert CoefficientsDisplay.from_estimator(pipeline[-1]).feature_names == [f"feature {j}" for j in range(4)]
     assert CoefficientsDisplay.from_estimator(Theirs().fit(frame, Y)).feature_names == NAMES
     tree = {"acid": np.ones((2, 3)), "rest": [np.ones((1, 3)), np.zeros((2, 3))]}
@@ -179,6 +182,12 @@ def test_reliability_of_any_classifier():
         nothing_is_cut_off(display.figure_)
 
 
+def test_a_probability_of_zero_can_be_drawn():
+    log_proba = np.array([[0.0, -np.inf], [-np.inf, 0.0], [0.0, -np.inf], [-1.0, np.log(1 - np.exp(-1.0))]])
+    display = ReliabilityDisplay.from_predictions([0, 1, 1, 0], log_proba, classes=[0, 1])
+    assert np.isfinite(display.log_likelihood).all()
+
+
 def test_reliability_of_ten_classes_in_bins_of_equal_size():
     rng = np.random.default_rng(0)
     log_proba = np.log(rng.dirichlet(np.ones(10), 200))
@@ -201,6 +210,11 @@ def test_what_the_display_of_reliability_refuses():
         ReliabilityDisplay.from_predictions(["a"] * 4, log_proba, classes=["a", "b"])
     with pytest.raises(ValueError, match="strategy must be 'uniform' or 'quantile', found 'equal'"):
         ReliabilityDisplay.from_predictions([0, 1, 0, 1], log_proba, classes=[0, 1], strategy="equal")
+    with pytest.raises(ValueError, match="log_proba must be logarithms of probabilities, not above 0, found 0.5"):
+        ReliabilityDisplay.from_predictions([0, 1, 0, 1], np.exp(log_proba), classes=[0, 1])
+    for n_bins in (0, -3, 2.5):
+        with pytest.raises(ValueError, match=f"n_bins must be a positive whole number, found {n_bins}"):
+            ReliabilityDisplay.from_predictions([0, 1, 0, 1], log_proba, classes=[0, 1], n_bins=n_bins)
     with pytest.raises(ValueError, match="labels that are not in classes_"):
         ReliabilityDisplay.from_predictions([0, 1, 2, 0], log_proba, classes=[0, 1])
 

@@ -139,6 +139,20 @@ def test_strengths_an_entry(kind, x64):
         assert relative_error(result.params.coef, coef) <= 1e-5
 
 
+@pytest.mark.parametrize("largest", [0.1, 1e3, 1e6])
+@pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS(), None], ids=lambda s: type(s).__name__)
+def test_strengths_that_differ_much_between_classes(largest, solver):
+    X, y = small()
+    X = X.astype(np.float32)
+    penalty, twin = build("Ridge", np.array([1e-3, 1e-2, largest]))
+    result = glmcore.fit(model(penalty), X, y, solver=solver)
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert is_status(result, "converged") and result.n_iter <= 30
+    assert relative_gap(twin, result.params, X, y, best) <= 1e-6
+    lane = jax.vmap(lambda weight: glmcore.fit(model(penalty), X, y, sample_weight=weight))(np.ones((1, 60), np.float32))
+    assert lane.converged[0] and lane.n_iter[0] <= 30
+
+
 @pytest.mark.parametrize("spec", [("Ridge", 0.1), ("Lasso", 0.02)], ids=lambda s: s[0])
 def test_weights(spec, x64):
     X, y = small()
@@ -287,6 +301,55 @@ def test_a_class_without_weight_is_left_out(spec, x64):
         np.testing.assert_allclose(result.params.coef[:, :2], coef, atol=1e-5)
         proba = np.exp(oracle.log_proba(*in_float64(result.params), X))
         assert proba[:, 2].max() < 1e-20
+
+
+ALONE = [
+    (("UnRegularized",), glmcore.Newton()),
+    (("Ridge", 1.0), glmcore.LBFGS()),
+    (("Ridge", 1.0), glmcore.BFGS()),
+    (("Ridge", 1.0), glmcore.GradientDescent()),
+    (("Ridge", 1.0), glmcore.SVRG()),
+    (("Ridge", 1.0), glmcore.ProximalGradient()),
+    (("Lasso", 1.0), glmcore.ProximalGradient()),
+    (("Lasso", 1.0), glmcore.ProximalNewton()),
+    (("GroupLasso", 1.0), glmcore.ProxSVRG()),
+]
+
+
+@pytest.mark.parametrize("spec, solver", ALONE, ids=lambda part: part[0] if isinstance(part, tuple) else type(part).__name__)
+def test_one_class_alone_has_no_coefficients_from_any_start(spec, solver):
+    X = 100 * small()[0].astype(np.float32)
+    start = GLMParams(np.ones((4, 3), np.float32), np.zeros(3, np.float32))
+    result = glmcore.fit(model(build(*spec)[0]), X, np.zeros(60, int), solver=solver, init_params=start)
+    assert is_status(result, "missing_class"), status(result)
+    np.testing.assert_allclose(result.params.coef, 0, atol=2e-5)  # of what is 1 at the start
+
+
+@pytest.mark.parametrize("spec", [("UnRegularized",), ("Lasso", 0.02), ("ElasticNet", 0.02, 1.0)], ids=lambda s: s[0])
+def test_classes_with_weight_are_at_their_own_level_from_any_start(spec, x64):
+    X, y = small()
+    start = GLMParams(np.full((4, 3), 2.0), np.zeros(3))
+    for solver in (None, glmcore.ProximalGradient()):
+        for init in (None, start):
+            result = glmcore.fit(model(build(*spec)[0]), X, np.minimum(y, 1), init_params=init, solver=solver)
+            np.testing.assert_allclose(result.params.coef.sum(axis=1), 0, atol=1e-12)
+
+
+def test_a_penalised_optimum_near_a_likelihood_of_one_is_not_called_separable():
+    X, y = np.float32([[1], [2], [4], [5]]), np.array([0, 0, 1, 1])
+    for scale in (1e3, 1e5):
+        result = glmcore.fit(model(glmcore.Ridge(1e-2), 2), scale * X, y)
+        assert not is_status(result, "separable")
+
+
+def test_fista_is_not_stalled_while_its_objective_falls(x64):
+    X, y = data("breast_cancer", F64)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    glm = model(glmcore.Lasso(1e-3 / len(y)), 2)
+    results = [glmcore.fit(glm, X, y, solver=s(maxiter=20_000)) for s in (glmcore.ProximalGradient, glmcore.ProximalNewton)]
+    assert all(is_status(result, "converged") for result in results)
+    assert results[1].n_iter <= 60  # a working set whose zeros come one at a time
+    assert relative_error(results[0].objective, results[1].objective) <= 1e-6
 
 
 def test_a_class_without_weight_equals_a_fit_without_it_for_even_k():
@@ -707,6 +770,8 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     X, y = small()
     X = X.astype(precision)
     glm = model(glmcore.Lasso(0.02))
+    assert glmcore.fit(glm, X, y).state.algorithm == "ProximalNewton"  # few parameters
+    monkeypatch.setattr(solve, "_NEWTON_PARAMS", 14)
     few = glmcore.fit(glm, X, y)
     monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 60 * 15)  # rows times parameters of these
     many = glmcore.fit(glm, X, y)

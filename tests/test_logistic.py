@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
+import sklearn
 from helpers import small
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression as Theirs
 
@@ -120,7 +121,7 @@ def test_no_penalty():
     [
         ({"penalty": "l2"}, {}),
         ({"penalty": None}, {"C": np.inf}),
-        ({"penalty": "l1", "solver": "saga"}, {"l1_ratio": 1.0, "solver": "saga"}),
+        ({"penalty": "l1", "l1_ratio": 1.0, "solver": "saga"}, {"l1_ratio": 1.0, "solver": "saga"}),
         ({"penalty": "elasticnet", "l1_ratio": 0.5, "solver": "saga"}, {"l1_ratio": 0.5, "solver": "saga"}),
         ({"l1_ratio": None}, {}),
     ],
@@ -210,6 +211,9 @@ def test_what_partial_fit_refuses():
     for batch, error in (
         (lambda: model.partial_fit(X, Y + 1), "3"),
         (lambda: model.partial_fit(X, Y, classes=[0, 1]), "not the same"),
+        (lambda: model.partial_fit(X, Y, classes=[0, 1, np.nan]), "NaN"),
+        (lambda: model.partial_fit(X, Y, classes=["a", 1, 2]), "Mix of label input types"),
+        (lambda: model.partial_fit(X, Y, classes=[2]), "classes must hold at least 2 labels, found \\[2\\]"),
         (lambda: model.partial_fit(X[:, :2], Y), "features"),
     ):
         with pytest.raises(ValueError, match=error):
@@ -249,6 +253,7 @@ REFUSED = {
     "solver": ({"solver": "simplex"}, X, Y, "simplex.*|'solver' parameter"),
     "l1 with lbfgs": ({"l1_ratio": 0.5}, X, Y, "lbfgs"),
     "dual": ({"dual": True}, X, Y, "dual=False|dual must be False"),
+    "dual with l1": ({"dual": True, "solver": "liblinear", "l1_ratio": 1.0}, X, BINARY, "dual"),
     "multiclass liblinear": ({"solver": "liblinear"}, X, Y, "does not support multiclass"),
     "liblinear elasticnet": ({"solver": "liblinear", "l1_ratio": 0.5}, X, BINARY, "liblinear|saga"),
     "liblinear without penalty": ({"solver": "liblinear", "C": np.inf}, X, BINARY, "liblinear"),
@@ -298,6 +303,47 @@ def test_warnings_that_users_know():
         LogisticRegression(n_jobs=2).fit(X, Y)
     with pytest.warns(UserWarning, match="left out"):
         LogisticRegression().fit(X, Y, sample_weight=(Y > 0).astype(float))
+
+
+CONTRADICTIONS = (
+    {"penalty": "l2", "l1_ratio": 0.5},
+    {"penalty": "l1", "solver": "saga"},
+    {"penalty": None, "C": 3.0},
+    {"C": np.inf, "l1_ratio": 0.5, "solver": "saga"},
+)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kwargs", CONTRADICTIONS, ids=repr)
+def test_arguments_that_contradict_each_other_are_warned_of(kwargs):
+    for cls in (LogisticRegression, Theirs):
+        with pytest.warns(UserWarning, match="Inconsistent|ignore|only used"):
+            cls(**kwargs).fit(X, Y)
+
+
+def test_validation_of_parameters_may_be_skipped():
+    with sklearn.config_context(skip_parameter_validation=True):
+        model = LogisticRegression(fit_intercept=1, max_iter=100.0).fit(X, Y)
+    np.testing.assert_array_equal(model.coef_, LogisticRegression().fit(X, Y).coef_)
+
+
+def test_predictions_refuse_text_and_keep_the_dtype():
+    model = LogisticRegression().fit(X.astype(np.float32), Y)
+    with pytest.raises(ValueError, match="strings"):
+        model.predict(X.astype(str))
+    assert model.predict_proba(X.astype(np.float16)).dtype == np.float32
+
+
+def test_liblinear_says_that_it_is_for_two_classes():
+    assert LogisticRegression().__sklearn_tags__().classifier_tags.multi_class
+    assert not LogisticRegression(solver="liblinear").__sklearn_tags__().classifier_tags.multi_class
+
+
+def test_a_sparse_fit_of_few_parameters_arrives_by_default():
+    features, y = load_breast_cancer(return_X_y=True)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    for C in (1, 1000):  # a warning would be an error
+        assert LogisticRegression(C=C, l1_ratio=1, solver="saga").fit(features, y).n_iter_[0] <= 60
 
 
 def test_progress_is_shown_if_asked_for(capsys):

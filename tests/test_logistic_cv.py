@@ -185,7 +185,7 @@ def test_the_words_about_what_scikit_learn_changes():
         LogisticRegressionCV(Cs=GRID["Cs"], cv=3).fit(X, Y)
     words = [str(w.message) for w in told]
     assert [any(name in w for w in words) for name in ("l1_ratios", "scoring", "use_legacy_attributes")] == [True] * 3
-    with pytest.warns(FutureWarning, match="penalty was deprecated"):
+    with pytest.warns(UserWarning, match="l1_ratios=.* is ignored"), pytest.warns(FutureWarning, match="penalty was"):
         LogisticRegressionCV(**NEW | {"penalty": "l2"}).fit(X, Y)
 
 
@@ -211,7 +211,16 @@ def test_errors_leave_the_estimator_as_it_was(bad, words):
 def test_score_is_that_of_the_scorer():
     found, expected = both(X, Y)
     assert found.score(X, Y) == pytest.approx(expected.score(X, Y), rel=1e-7)
+    with pytest.warns(FutureWarning, match="sample_weight"):
+        assert found.score(X, Y, WEIGHT) == found.score(X, Y, sample_weight=WEIGHT)
     assert found.score(X, Y, sample_weight=WEIGHT) == pytest.approx(expected.score(X, Y, sample_weight=WEIGHT), rel=1e-7)
+
+
+def test_a_scorer_may_return_an_array_of_one_number():
+    found, expected = both(X, Y, scoring=lambda model, X, y: np.array([model.C]))
+    np.testing.assert_allclose(found.scores_, expected.scores_)
+    with pytest.raises(ValueError, match="scoring must return a single number, got 'a'"):
+        both(X, Y, scoring=lambda model, X, y: "a")
 
 
 def test_no_penalty():

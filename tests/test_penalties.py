@@ -148,12 +148,12 @@ def test_a_pytree_is_its_stacked_matrix(split, whole):
     for method, *args in (
         ("prox", np.asarray(0.5)),
         ("least_subgradient", gradient),
-        ("level",),
+        ("level", np.arange(K) > 0),
         ("curvature",),
         ("common_scale",),
     ):
         at = jnp.abs(coef) + 0.5 if method == "common_scale" else coef
-        split_args = [tree(arg) if np.ndim(arg) else arg for arg in args]
+        split_args = [tree(arg) if np.ndim(arg) == 2 else arg for arg in args]
         found = call(split, method, tree(at), *split_args)
         assert jax.tree.structure(found) == jax.tree.structure(tree(coef))
         np.testing.assert_allclose(stacked(found), call(whole, method, at, *args), rtol=1e-6, atol=1e-7)
@@ -229,8 +229,10 @@ def test_level_is_the_best_shift_of_least_norm(kind, args, n_outputs, x64):
     rows[0] = 0.0
     rows[1, 1:] = rows[1, 0]
     rows[2, 0] = 100.0
-    levelled = np.asarray(call(penalty, "level", jnp.asarray(rows)))
-    for row, found in zip(rows, levelled):
+    present = np.arange(n_outputs) < n_outputs - 1
+    each = [(rows, np.ones(n_outputs, bool)), (np.where(present, rows, 0), present)]
+    found = [(rows[:, p], np.asarray(call(penalty, "level", jnp.asarray(rows), jnp.asarray(p)))[:, p]) for rows, p in each]
+    for row, found in (pair for rows, levelled in found for pair in zip(rows, levelled)):
         best, expected = brute_level(twin, row)
         assert np.ptp(found - row) < 1e-12 * max(np.abs(row).max(), 1)
         assert twin.value(found[None, :]) <= best * (1 + 1e-12) + 1e-12
@@ -243,10 +245,10 @@ def test_level_respects_what_fixes_it(x64):
     coef = jnp.asarray(coefs()[1])
     for penalty in (Ridge(FULL), Lasso(FULL), ElasticNet(FULL), ElasticNet(0.1, 0.1 + 0.8 * FULL)):
         before = float(penalty.value(coef))
-        assert float(penalty.value(penalty.level(coef))) <= before * (1 + 1e-14)
+        assert float(penalty.value(penalty.level(coef, jnp.ones(coef.shape[1], bool)))) <= before * (1 + 1e-14)
     masked = GroupLasso(1.0, MASK)
     # A feature whose classes are in different groups keeps its level.
-    np.testing.assert_array_equal(masked.level(coef)[0], coef[0])
+    np.testing.assert_array_equal(masked.level(coef, jnp.ones(coef.shape[1], bool))[0], coef[0])
 
 
 values = hnp.arrays(np.float64, (P, K), elements=st.floats(-100, 100).map(lambda x: round(x, 6)))
@@ -257,7 +259,7 @@ values = hnp.arrays(np.float64, (P, K), elements=st.floats(-100, 100).map(lambda
 def test_level_never_raises_the_penalty(name, coef):
     penalty, twin = PENALTIES[name]
     with jax.enable_x64(True):
-        levelled = np.asarray(call(penalty, "level", jnp.asarray(coef)))
+        levelled = np.asarray(call(penalty, "level", jnp.asarray(coef), jnp.ones(K, bool)))
     assert twin.value(levelled) <= twin.value(coef) * (1 + 1e-12) + 1e-12
     assert np.max(np.ptp(levelled - coef, axis=1)) < 1e-11
 

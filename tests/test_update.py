@@ -81,6 +81,58 @@ def test_batches_may_lack_classes_and_be_ragged(spec):
     assert np.all(np.isfinite(params.coef)) and np.isfinite(first)
 
 
+STREAMED = [
+    glmcore.LBFGS(),
+    glmcore.BFGS(),
+    glmcore.NonlinearCG(),
+    glmcore.GradientDescent(),
+    glmcore.SVRG(),
+    glmcore.ProxSVRG(),
+    glmcore.ProximalGradient(),
+]
+
+
+@pytest.mark.parametrize("solver", STREAMED, ids=lambda solver: type(solver).__name__)
+def test_a_first_batch_of_a_single_class_is_no_end(solver):
+    X, y = small()
+    X = X.astype(np.float32)
+    penalty, twin = build("Ridge", 0.05)
+    glm = model(penalty)
+    params, state = start(glm, X, np.zeros_like(y), solver=solver)
+    for _ in range(40):
+        params, state = glmcore.update(glm, params, state, X, y, solver=solver)
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert relative_gap(twin, params, X, y, best) <= 1e-3
+
+
+@pytest.mark.parametrize("solver", [s for s in STREAMED if not isinstance(s, glmcore.SVRG)], ids=lambda solver: type(solver).__name__)
+def test_a_feature_that_the_first_batch_does_not_know_is_learnt(solver):
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=600), 1e3 + 1e3 * (rng.random(600) < 0.3)]).astype(np.float32)
+    X[:60, 1] = 1e3
+    eta = X[:, :1] * [1, 0, -1] + (X[:, 1:] - 1e3) * [3e-3, 0, -3e-3]
+    y = (eta + rng.gumbel(size=(600, 3))).argmax(axis=1)
+    penalty, twin = build("Ridge", 1e-8)
+    glm = model(penalty)
+    params, state = start(glm, X[:60], y[:60], solver=solver)
+    for _ in range(40):
+        params, state = glmcore.update(glm, params, state, X, y, solver=solver)
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert relative_gap(twin, params, X, y, best) <= 1e-2
+
+
+def test_a_first_batch_of_one_row_is_no_end():
+    X, y = small()
+    X = X.astype(np.float32)
+    penalty, twin = build("Ridge", 0.05)
+    glm = model(penalty)
+    params, state = start(glm, X[:1], y[:1])
+    for _ in range(40):
+        params, state = glmcore.update(glm, params, state, X, y)
+    best = oracle.reference_fit(twin, X.astype(np.float64), y, 3)[2]
+    assert relative_gap(twin, params, X, y, best) <= 1e-4
+
+
 @each
 def test_shuffled_batches_go_downhill(spec):
     X, y = small()

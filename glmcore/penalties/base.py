@@ -4,7 +4,7 @@ import abc
 from typing import Any, Optional
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class AbstractPenalty(eqx.Module):
@@ -75,9 +75,9 @@ class AbstractScalablePenalty(AbstractPenalty):
         None if groups may reach across rows."""
 
     @abc.abstractmethod
-    def level(self, coef: PyTree) -> PyTree:
-        """Shift the classes of each feature by the constant that costs least, of several the
-        one of least l2 norm.  The softmax does not see such a shift."""
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
+        """Shift the classes of each feature by the constant that costs least to those that are
+        ``present``, of several the one of least l2 norm.  The softmax does not see such a shift."""
 
     @abc.abstractmethod
     def check(self, coef: PyTree) -> None:

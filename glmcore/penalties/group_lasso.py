@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
@@ -14,7 +14,6 @@ from glmcore.penalties.strengths import (
     as_strength,
     check_values,
     per_entry,
-    shift_classes,
     show,
     without_class_mean,
 )
@@ -106,13 +105,13 @@ class GroupLasso(AbstractScalablePenalty):
         strength = jnp.asarray(self.strength)
         return GroupLasso(strength[index] if strength.ndim else strength)
 
-    def level(self, coef: PyTree) -> PyTree:
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
+        levelled = without_class_mean(coef, present)
         if self.mask is None:
-            return shift_classes(without_class_mean, coef, 0.0)
+            return levelled
         # Only a feature none of whose coefficients is in a group has a free level.
         free = jax.tree.map(lambda m: ~jnp.any(m > 0, axis=(0, 2))[:, None], self.mask)
-        shift = without_class_mean
-        return jax.tree.map(lambda f, w: jnp.where(f, shift(w), w), free, coef)
+        return jax.tree.map(jnp.where, free, levelled, coef)
 
     def check(self, coef: PyTree) -> None:
         check_values("GroupLasso", self.strength)

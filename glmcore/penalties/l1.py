@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
@@ -69,11 +69,11 @@ class Lasso(AbstractScalablePenalty):
     def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "Lasso":
         return Lasso(take_rows(self.strength, coef, index))
 
-    def level(self, coef: PyTree) -> PyTree:
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
         if differs_by_class(self.strength):
             return coef
         strength = per_entry(self.strength, coef)
-        return jax.tree.map(lambda w, s: w - _l1_level(w, s, jnp.zeros_like(s)), coef, strength)
+        return jax.tree.map(lambda w, s: w - _l1_level(w, s, jnp.zeros_like(s), present), coef, strength)
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -138,10 +138,10 @@ class ElasticNet(AbstractScalablePenalty):
         strength, ratio = (take_rows(s, coef, index) for s in (self.strength, self.ratio))
         return ElasticNet(strength, ratio)
 
-    def level(self, coef: PyTree) -> PyTree:
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
         if differs_by_class((self.strength, self.ratio)):
             return coef
-        return jax.tree.map(lambda w, a, b: w - _l1_level(w, a, b), coef, *self._parts(coef))
+        return jax.tree.map(lambda w, a, b: w - _l1_level(w, a, b, present), coef, *self._parts(coef))
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -165,20 +165,26 @@ def _l1_subgradient(w: Array, gradient: Array, strength: Array) -> Array:
     return jnp.where(w == 0, _shrink(gradient, strength), gradient + strength * jnp.sign(w))
 
 
-def _l1_level(coef: Array, l1: Array, l2: Array) -> Array:
-    r"""The u that minimises :math:`\sum_k l_1 |w_k - u| + \tfrac12 l_2 (w_k - u)^2` in each row.
+def _l1_level(coef: Array, l1: Array, l2: Array, present: Bool[Array, " K"]) -> Array:
+    r"""The u that minimises :math:`\sum_k l_1 |w_k - u| + \tfrac12 l_2 (w_k - u)^2` in each row, of
+    the n classes that are present.
 
-    It is the median of the K entries and the K + 1 zeros that the derivative has where j of
+    It is the median of the n entries and the n + 1 zeros that the derivative has where j of
     them are below u (Li & Osher, 2009).  For l2 = 0 the latter are infinite but for the mean
-    in the middle (K even): of all medians the one nearest to the mean.  The mean where nothing
+    in the middle (n even): of all medians the one nearest to the mean.  The mean where nothing
     is penalised.
     """
-    n_classes = coef.shape[-1]
+    n_present = jnp.maximum(jnp.sum(present, dtype=jnp.int32), 1)
     l1, l2 = l1[..., :1], l2[..., :1]
-    mean = jnp.mean(coef, axis=-1, keepdims=True)
-    excess = (n_classes - 2 * np.arange(n_classes + 1)) / n_classes
-    excess = jnp.asarray(excess.reshape((1,) * (coef.ndim - 1) + (-1,)), coef.dtype)
+    mean = jnp.mean(coef, axis=-1, keepdims=True, where=present)
+    below = jnp.arange(coef.shape[-1] + 1, dtype=jnp.int32)
+    excess = ((n_present - 2 * below) / n_present).astype(coef.dtype)
+    excess = excess.reshape((1,) * (coef.ndim - 1) + (-1,))
     l1_per_l2 = jnp.where(l2 > 0, l1 / jnp.where(l2 > 0, l2, 1), jnp.inf)
     zeros = jnp.where(excess == 0, mean, mean + l1_per_l2 * excess)
-    candidates = jnp.sort(jnp.concatenate([coef, zeros], axis=-1), axis=-1)
-    return jnp.where((l1 > 0) | (l2 > 0), candidates[..., n_classes, None], mean)
+    # What belongs to classes that are not present comes last.
+    zeros = jnp.where(below <= n_present, zeros, jnp.inf)
+    entries = jnp.where(present, coef, jnp.inf)
+    candidates = jnp.sort(jnp.concatenate([entries, zeros], axis=-1), axis=-1)
+    median = jnp.take(candidates, n_present, axis=-1)[..., None]
+    return jnp.where((l1 > 0) | (l2 > 0), median, mean)

@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
     as_strength,
     check_strength,
+    differs_by_class,
     per_entry,
-    shift_classes,
     show,
     take_rows,
     without_class_mean,
@@ -53,8 +53,8 @@ class UnRegularized(AbstractScalablePenalty):
     def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "UnRegularized":
         return self
 
-    def level(self, coef: PyTree) -> PyTree:
-        return jax.tree.map(without_class_mean, coef)
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
+        return without_class_mean(coef, present)
 
     def check(self, coef: PyTree) -> None:
         pass
@@ -107,8 +107,8 @@ class Ridge(AbstractScalablePenalty):
     def on_features(self, coef: PyTree, index: Int[Array, " q"]) -> "Ridge":
         return Ridge(take_rows(self.strength, coef, index))
 
-    def level(self, coef: PyTree) -> PyTree:
-        return shift_classes(without_class_mean, coef, self.strength)
+    def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
+        return coef if differs_by_class(self.strength) else without_class_mean(coef, present)
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from glmcore.penalties.base import AbstractPenalty
 from glmcore.tree import is_concrete
@@ -54,13 +54,8 @@ def differs_by_class(strength: PyTree) -> bool:
     return any(np.ndim(s) > 0 and np.shape(s)[-1] > 1 for s in jax.tree.leaves(strength))
 
 
-def shift_classes(shift, coef: PyTree, strength: PyTree) -> PyTree:
-    """Apply ``shift`` unless strengths that differ between classes fix the level."""
-    return coef if differs_by_class(strength) else jax.tree.map(shift, coef)
-
-
-def without_class_mean(coef: Array) -> Array:
-    return coef - jnp.mean(coef, axis=-1, keepdims=True)
+def without_class_mean(coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
+    return jax.tree.map(lambda w: w - jnp.mean(w, axis=-1, keepdims=True, where=present), coef)
 
 
 def check_strength(penalty: AbstractPenalty, coef: PyTree) -> None:

@@ -13,7 +13,7 @@ from glmcore.problem import Problem
 from glmcore.rows import row_products
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
-from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.solvers.preconditioner import Preconditioner, level_curvature
 from glmcore.solvers.sample import Sample
 from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_where
 
@@ -88,16 +88,16 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     (p, K), size = sample.penalty.shape, sample.penalty.size
     weights = sample.weight[None, None, :] * sample.hessian
     hessian = row_products(weights, sample.design).swapaxes(1, 2).reshape(size, size)
+    loss = jnp.mean(diagonal_of(hessian).reshape(K, p), axis=0)
+    level, along = level_curvature(problem, sample.penalty, loss)
+    stand_in = along - jnp.mean(sample.penalty, axis=1)
     hessian = hessian + jnp.diag(sample.penalty.T.ravel())
-    along = jnp.sum(diagonal_of(hessian).reshape(K, p), axis=0)
     if problem.mask is not None:
         free = jnp.concatenate([problem.mask, jnp.ones((1, K), bool)])
-        along = jnp.where(jnp.all(free, axis=1), along, 0)  # a mask fixes the level
+        stand_in = jnp.where(jnp.all(free, axis=1), stand_in, 0)  # a mask fixes the level
         hessian = jnp.where(jnp.outer(free.T, free.T), hessian, 0)
-    if problem.shift_invariant:  # the loss is flat along the level of the classes
-        level = jnp.where(problem.present, 1 / jnp.sum(problem.present), 0).astype(eta.dtype)
-        hessian = hessian + jnp.kron(jnp.outer(level, level), jnp.diag(along))
-    return hessian
+    bends = jnp.einsum("pk,pl,pq->kplq", level, level * stand_in[:, None], jnp.eye(p, dtype=eta.dtype))
+    return hessian + bends.reshape(size, size)
 
 
 class _Solution(eqx.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.factors import cholesky, inverse_lower
+from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.sample import Sample
@@ -47,13 +47,14 @@ class Preconditioner(eqx.Module):
 
     ``root`` holds the inverse of a Cholesky factor of each class's block (or of the one that they
     share), in which the intercept comes last.  With too many features it is None and the inverse
-    is that of ``diagonal``.  Along the unit vector ``level``, 0 where the loss sees the level of
-    the classes, it is that of ``level_curvature``, of which ``stand_in`` is not the penalty's.
+    is that of ``diagonal``.  Along the unit vector ``level`` of each feature, 0 where the level of
+    the classes is not free, it is that of ``level_curvature``, of which ``stand_in`` is not the
+    penalty's.
     """
 
     root: Optional[Float[Array, "blocks p1 p1"]]
     diagonal: Float[Array, "p1 K"]
-    level: Float[Array, " K"]
+    level: Float[Array, "p1 K"]
     level_curvature: Float[Array, " p1"]
     stand_in: Float[Array, " p1"]
     mask: Optional[Bool[Array, "p K"]]
@@ -101,15 +102,15 @@ class Preconditioner(eqx.Module):
         """What the model adds to the Hessian times ``direction`` along the level of the classes:
         there the Hessian is 0 where the penalty is, and rounding in a gradient would go far."""
         stacked = jnp.concatenate([direction.coef, direction.intercept[None, :]])
-        bend = (self.stand_in * (stacked @ self.level))[:, None] * self.level[None, :]
+        bend = (self.stand_in * jnp.sum(stacked * self.level, axis=1))[:, None] * self.level
         return GLMParams(bend[:-1], bend[-1])
 
     def apply(self, gradient: GLMParams) -> GLMParams:
         stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
-        along = stacked @ self.level
-        solved = self._solve(stacked - along[:, None] * self.level[None, :])
-        missing = along / self.level_curvature - solved @ self.level
-        solved = solved + missing[:, None] * self.level[None, :]
+        along = jnp.sum(stacked * self.level, axis=1)
+        solved = self._solve(stacked - along[:, None] * self.level)
+        missing = along / self.level_curvature - jnp.sum(solved * self.level, axis=1)
+        solved = solved + missing[:, None] * self.level
         coef = solved[:-1] if self.mask is None else jnp.where(self.mask, solved[:-1], 0)
         return GLMParams(coef, solved[-1])
 
@@ -123,17 +124,18 @@ class Preconditioner(eqx.Module):
 
 
 def level_curvature(
-    problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, ""]
-) -> tuple[Float[Array, " K"], Float[Array, " p1"]]:
-    """The unit vector along the level of the classes, 0 where the loss sees it, and the curvature
-    that stands in for the one along it; ``loss`` is that of the loss elsewhere."""
+    problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, "*p1"]
+) -> tuple[Float[Array, "p1 K"], Float[Array, " p1"]]:
+    """The unit vector along the level of the classes for each feature, 0 where the loss sees it or
+    the penalty holds some classes much more firmly than others, and the curvature that stands in
+    for the one along it; ``loss`` is that of the loss elsewhere."""
     level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
     level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
     # Where all classes are penalised alike nothing moves their level but rounding, which a
     # small curvature would blow up.
-    own = jnp.mean(penalty, axis=1)
-    alike = jnp.ptp(penalty, axis=1) == 0
-    return level, jnp.where(alike, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+    own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
+    level = jnp.where((differ <= loss)[:, None], level[None, :], 0)
+    return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
 
 
 def gram_rows(p: int) -> int:
@@ -183,9 +185,12 @@ def _inverse_factors(
     grams = jax.lax.map(gram, weight)
     if fitted is not None:
         grams = jnp.where(fitted[:, :, None] & fitted[:, None, :], grams, 0)
-    # Features nobody penalises may be collinear: keep the factors positive definite.
-    jitter = jnp.sum(weight, axis=1) * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
-    diagonals = jax.vmap(jnp.diag)(penalty + jitter[:, None])
+    # Features nobody penalises may be collinear: keep the factors positive definite.  And one that
+    # does not vary here may do so in the next batch of a stream.
+    total = jnp.sum(weight, axis=1)[:, None]
+    jitter = total * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
+    unseen = jnp.where(jax.vmap(diagonal_of)(grams) == 0, total, 0)
+    diagonals = jax.vmap(jnp.diag)(penalty + jitter + unseen)
     factors = jax.vmap(cholesky)(grams + diagonals)
     return jax.lax.platform_dependent(
         factors, cpu=_inverse_by_rows, default=jax.vmap(inverse_lower)
