@@ -182,7 +182,8 @@ def init_state(
     solver: Optional[AbstractSolver] = None,
     sample_weight: Any = None,
 ) -> SolverState:
-    """State for :func:`update`: freezes centre and scale of this data.
+    """State for :func:`update`: freezes centre and scale of this data.  Of a feature that is
+    constant here the size stands in for the scale, so that it can be learnt when it varies.
 
     ``solver=None`` is LBFGS for smooth penalties, ProximalGradient for the others.  Parameters
     and errors are those of :func:`fit`, with ``params`` the starting point.
