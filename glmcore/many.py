@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.sharding import AxisType
 from jaxtyping import Array, Bool, PyTree
 
 from glmcore.jit import full_precision, quick_jit
@@ -106,9 +107,22 @@ class _Batch(NamedTuple):
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
 
     def _fit(self, arrays: FitArgs) -> FitResult:
+        if self.size == 0:
+            return self._nothing(arrays)
+        _check_mesh(arrays)
         if not self._worth_lanes(arrays):
             return _map(lambda lane: _fit(self._whole(lane)), arrays, self.batched, self.size)
         return self._repaired(arrays, *self._in_chunks(arrays))
+
+    def _nothing(self, arrays: FitArgs) -> FitResult:
+        """The results of no lanes."""
+
+        def of_lane(leaf, batched):
+            return jax.ShapeDtypeStruct(leaf.shape[1:] if batched else leaf.shape, leaf.dtype)
+
+        lane = jax.tree.map(of_lane, arrays, self.batched)
+        shapes = jax.eval_shape(lambda lane: _fit(self._whole(lane)), lane)
+        return jax.tree.map(lambda s: jnp.zeros((0, *s.shape), s.dtype), shapes)
 
     def _worth_lanes(self, arrays: FitArgs) -> bool:
         if not self.side_by_side:
@@ -179,6 +193,17 @@ class _Batch(NamedTuple):
 @quick_jit  # traced once, though the rules of a vmap are asked more than once
 def _fit(args: FitArgs) -> FitResult:
     return fit_once(args.model, args.X, args.y, args.weight, None, args.init_params, args.solver)
+
+
+def _check_mesh(arrays: FitArgs) -> None:
+    for leaf in jax.tree.leaves(arrays):
+        mesh, spec = jax.typeof(leaf).sharding.mesh, jax.typeof(leaf).sharding.spec
+        explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Explicit]
+        if any(part is not None for part in spec) and explicit:
+            raise ValueError(
+                f"fits under jax.vmap need a mesh of automatic axes, found explicit {explicit}; make it with "
+                "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
+            )
 
 
 def _lane(arrays: FitArgs, batched: FitArgs, index: Any) -> FitArgs:

@@ -230,8 +230,9 @@ class Categorical(AbstractObservations):
         return log - jnp.mean(log)
 
     def sample(
-        self, key: PRNGKeyArray, log_proba: Float[Array, "*n K"]
+        self, key: Any, log_proba: Float[Array, "*n K"]
     ) -> Int[Array, "*n"]:
+        check_key(key)
         return jax.random.categorical(key, log_proba)
 
     def _is_label(self, y: Integer[Array, "*n"], axis: int = -1) -> Bool[Array, "..."]:
@@ -290,6 +291,14 @@ def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:
     """Which labels are from 0 to K - 1."""
     y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
     return (y >= 0) & (y < n_classes)
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is no PRNG key, of the new kind or of the old one."""
+    dtype = getattr(key, "dtype", None)
+    known = dtype is not None and (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32)
+    if not known:
+        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), found {key!r}")
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

@@ -322,7 +322,7 @@ def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
         return None
     try:
         array = strengths if hasattr(strengths, "dtype") else np.asarray(strengths, float)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"strengths must be real numbers, found {strengths!r}") from error
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"strengths must be 1-D and not empty, found shape {array.shape}")

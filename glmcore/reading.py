@@ -106,7 +106,10 @@ class Reader:
             )
 
     def _iterator(self) -> Iterator:
-        return iter(self._batches() if callable(self._batches) else self._batches)
+        batches = self._batches() if callable(self._batches) else self._batches
+        if not isinstance(batches, Iterable):
+            raise TypeError(f"batches must be an iterable, or a function that returns one; found {batches!r}")
+        return iter(batches)
 
     def _look(self) -> tuple[Shape, np.ndarray]:
         """The shape of the batches, and some rows of the first one that has any."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from glmcore.checks import check_count, check_data, check_penalty
 from glmcore.jit import quick_jit
 from glmcore.model import GLM
+from glmcore.observations import check_key
 from glmcore.params import GLMParams
 from glmcore.solve import fit
 from glmcore.solvers.base import AbstractSolver
@@ -157,7 +158,7 @@ def bootstrap(
     X: PyTree,
     y: Any,
     *,
-    key: PRNGKeyArray,
+    key: Any,
     n_resamples: int = 1000,
     groups: Any = None,
     solver: Optional[AbstractSolver] = None,
@@ -217,6 +218,7 @@ def bootstrap(
     >>> low.shape, bool((low < high).all())
     ((3, 2), True)
     """
+    check_key(key)
     check_count("n_resamples", n_resamples)
     X, y, weight = _checked(model, X, y, sample_weight)
     block, n_blocks = _blocks(groups, weight.size)
@@ -320,7 +322,12 @@ def _blocks(groups: Any, n: int) -> tuple[Optional[np.ndarray], int]:
         groups = np.asarray(groups)
         if groups.shape != (n,):
             raise ValueError(f"groups must have shape ({n},), one a row of X; found {groups.shape}")
-        labels, block = np.unique(groups, return_inverse=True)
+        if (groups != groups).any():
+            raise ValueError("groups must be labels, found NaN")
+        try:
+            labels, block = np.unique(groups, return_inverse=True)
+        except TypeError as error:
+            raise TypeError(f"groups must be labels of one kind: {error}") from error
         block, n_blocks = block.astype(np.int32), labels.size
     if n_blocks < 2:
         raise ValueError("groups must hold at least two different labels, found one")

@@ -158,14 +158,14 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
             return score
         null = self._targets.null_log_likelihood(model, padded_y, padded_weight)
         null = aggregate_sample_scores(jax.device_put(relative * _first_rows(null, X)))
-        if np.all(null == 0):
+        undefined = null == 0
+        if np.any(undefined):
             warnings.warn(
                 f"{score_type} is not defined: y holds one class only, so the log-likelihood of "
                 "the null model is 0",
                 stacklevel=2,
             )
-            return jnp.full_like(score, jnp.nan)
-        return 1 - score / null
+        return jnp.where(undefined, jnp.nan, 1 - score / jnp.where(undefined, 1, null))
 
     def compute_loss(self, params, X, y, *args, **kwargs):
         """Mean negative log-likelihood, without the penalty; ``jax.grad`` differentiates it.

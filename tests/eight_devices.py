@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import model, relative_error
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import glmcore
 from glmcore.programs import run_fit
@@ -155,6 +156,18 @@ def test_bad_values_are_found_where_they_are(data, spread):
     clean = glmcore.fit(glm, Xs, ys, sample_weight=ws, solver=solver)
     dirty = glmcore.fit(glm, *with_nan[:2], sample_weight=with_nan[2], solver=solver)
     assert same(dirty.params, clean.params, 1e-6)
+
+
+def test_lanes_are_fitted_where_they_are():
+    X, y = np.random.default_rng(0).normal(size=(60, P)).astype(np.float32), np.arange(60) % K
+    glm = model(glmcore.Ridge(0.1))
+    weights = np.random.default_rng(1).exponential(size=(16, 60)).astype(np.float32)
+    over_weights = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight))
+    explicit, auto = (jax.make_mesh((8,), ("lanes",), axis_types=(kind,)) for kind in (AxisType.Explicit, AxisType.Auto))
+    found = over_weights(jax.device_put(weights, NamedSharding(auto, PartitionSpec("lanes"))))
+    np.testing.assert_allclose(found.params.coef, over_weights(weights).params.coef, atol=1e-5)
+    with pytest.raises(ValueError, match=r"a mesh of automatic axes, found explicit \['lanes'\]"):
+        over_weights(jax.device_put(weights, NamedSharding(explicit, PartitionSpec("lanes"))))
 
 
 @pytest.mark.parametrize(

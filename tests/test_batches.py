@@ -97,6 +97,7 @@ def test_bad_batches_are_named():
     broken = X.copy()
     broken[40, 2] = np.nan
     for batches, error, message in (
+        (lambda: None, TypeError, "batches must be an iterable, or a function that returns one; found None"),
         (cut(broken, y), ValueError, "batch 3: X must be finite .* found nan in row 22, column 2"),
         (cut(X, np.where(np.arange(60) == 50, 7, y)), ValueError, "batch 4: y must hold class indices"),
         ([(X, y), (X[:, :3], y)], ValueError, "batch 1: X must have 4 features as the first"),

@@ -220,6 +220,8 @@ def test_what_is_refused():
     for penalty in (glmcore.UnRegularized(),):
         with pytest.raises(ValueError, match="needs a penalty with a strength .* found UnRegularized"):
             glmcore.regularization_path(model(penalty), X, y)
+    with pytest.raises(TypeError, match="strengths must be real numbers, found .'a'."):
+        glmcore.regularization_path(lasso, X, y, ["a"])
     for kwargs, message in (
         ({"strengths": [0.1, -1.0]}, "strengths must be finite and positive, found -1.0 at index 1"),
         ({"strengths": [[0.1]]}, r"strengths must be 1-D and not empty, found shape \(1, 1\)"),

@@ -81,6 +81,16 @@ def test_scores_average_over_samples_and_targets():
     close(by_target, shares)
 
 
+def test_the_pseudo_r2_of_a_silent_target_is_nan_and_of_the_others_as_ever():
+    model = fitted()
+    silent = LACKING.copy()
+    silent[:, 1] = LACKING[0, 1]
+    with pytest.warns(UserWarning, match="pseudo-r2-Cohen is not defined: y holds one class only"):
+        found = model.score(X, silent, "pseudo-r2-Cohen", lambda s: s.mean(axis=0))
+    expected = model.score(X, LACKING, "pseudo-r2-Cohen", lambda s: s.mean(axis=0))
+    close(found, np.where(np.arange(N) == 1, np.nan, expected))
+
+
 def test_a_class_that_a_target_lacks_is_said():
     with pytest.warns(UserWarning, match=r"targets 2 lack some of the classes, 2 for one \['no'\]: they are fitted on"):
         population().fit(X, LACKING)

@@ -147,10 +147,13 @@ def test_more_weights_than_memory_should_hold(glm, data, boot, monkeypatch):
         (lambda m, X, y: glmcore.bootstrap(m, X, y, key=KEY, groups=[1, 2]), r"groups must have shape \(60,\).*\(2,\)"),
         (lambda m, X, y: glmcore.jackknife(m, X, y, groups=np.zeros(60)), "at least two different labels"),
         (lambda m, X, y: glmcore.jackknife(m, X, y[:5]), "y must have shape"),
+        (lambda m, X, y: glmcore.jackknife(m, X, y, groups=[np.nan, 1] * 30), "groups must be labels, found NaN"),
+        (lambda m, X, y: glmcore.jackknife(m, X, y, groups=[None, "a"] * 30), "groups must be labels of one kind"),
+        (lambda m, X, y: glmcore.bootstrap(m, X, y, key=3), r"key must be a PRNG key such as jax.random.key\(0\), found 3"),
     ],
 )
 def test_bad_input(call, message, glm, data):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call(glm, *data)
 
 

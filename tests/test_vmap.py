@@ -191,6 +191,17 @@ def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.BFGS()], ids=lambda s: type(s).__name__)
+def test_no_lanes_have_no_results(solver):
+    X, y = small()
+    glm = model(glmcore.Ridge(0.1))
+    over_weights = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight, solver=solver))
+    for weights in (np.ones((0, 60)), np.ones((2, 0, 60))):
+        result = (over_weights if weights.ndim == 2 else jax.vmap(over_weights))(weights)
+        assert result.params.coef.shape == (*weights.shape[:-1], 4, 3)
+        assert result.n_iter.shape == weights.shape[:-1]
+
+
 def test_update_over_lanes(x64):
     glm = model(glmcore.Ridge(0.05))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))
