@@ -15,6 +15,9 @@ from glmcore.solvers.base import as_float, as_int
 class ProximalGradient(AbstractAccelerated):
     """Accelerated proximal gradient (FISTA): the default for penalties that are not smooth.
 
+    It ends by the residual alone.  Where hardly anything bends, as with a tiny strength on few
+    rows, that may be small far above the minimum: ``ProximalNewton`` predicts the distance too.
+
     Parameters
     ----------
     tol : float, optional

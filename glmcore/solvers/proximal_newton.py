@@ -58,20 +58,21 @@ def _as_capacities(given: Any) -> Optional[tuple[int, ...]]:
 
 class ProximalNewton(AbstractSolver):
     """Proximal Newton on a working set, for penalties that are not smooth: the default of a path,
-    and of a fit with many rows and few parameters.
+    and of a fit with few parameters.
 
     A step minimises the loss to second order plus the penalty, over the entries that are not
-    zero and those next to become so, by FISTA on their Hessian (Lee, Sun & Saunders, 2014), and
-    searches along the line to that minimum.  The Hessian is formed from at least 8192 rows,
-    and again only when a step brings little; the gradient always is that of all rows and all
-    entries.  Where more than 2048 entries are not zero, products with the Hessian of all rows
-    take its place.
+    zero and those next to become so, by FISTA on their Hessian (Lee, Sun & Saunders, 2014) and,
+    of up to 1024 entries, a factor of it while signs stay, and searches along the line to that
+    minimum.  The Hessian is formed from at least 8192 rows, and again only when a step brings
+    little; the gradient always is that of all rows and all entries.  Where more than 2048 entries
+    are not zero, products with the Hessian of all rows take its place.
 
     Parameters
     ----------
     tol : float, optional
         Bound on the optimality residual in centred and scaled coordinates, relative to the
-        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.
+        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.  The predicted
+        distance of the objective to its minimum has to be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
         Largest number of steps.
     capacities : tuple of int, optional
