@@ -33,8 +33,9 @@ from glmcore.tree import is_concrete
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
 _NEWTON_PARAMS = 128
-#: Parameters up to which, and rows times parameters from which, a step on a working set is.
-_WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 512, 2**23
+#: Parameters up to which a step on a working set is; up to twice as many from so many rows times
+#: parameters.
+_WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 256, 2**23
 
 
 def default_solver(
@@ -48,7 +49,7 @@ def default_solver(
     """The solver that ``solver=None`` stands for.
 
     Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
-    ProximalGradient, but ProximalNewton for Lasso, ElasticNet and GroupLasso with at most 128
+    ProximalGradient, but ProximalNewton for Lasso, ElasticNet and GroupLasso with at most 256
     parameters, and for the first two where many rows meet at most 512 (rows times parameters at
     least 2^23).  For a ``path`` of strengths ProximalNewton, but ProximalGradient for GroupLasso
     with more than 1024 parameters.  For a state the one of its ``algorithm``, if that is one of
@@ -74,11 +75,11 @@ def default_solver(
         pays = n_params <= _NEWTON_PARAMS
     elif path:
         pays = by_entry or n_params <= MOST_FACTORED
-    elif n_params <= _NEWTON_PARAMS:
+    elif n_params <= _WORKING_SET_PARAMS:
         pays = isinstance(penalty, AbstractScalablePenalty)
     else:
         many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
-        pays = many and by_entry and n_params <= _WORKING_SET_PARAMS
+        pays = many and by_entry and n_params <= 2 * _WORKING_SET_PARAMS
     # A new one each time: JAX remembers, by its identity, a NumPy array that it met as a constant
     # in float64, and then refuses it in float32.
     return by_hessian() if pays else usual()

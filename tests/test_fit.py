@@ -771,7 +771,7 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     X = X.astype(precision)
     glm = model(glmcore.Lasso(0.02))
     assert glmcore.fit(glm, X, y).state.algorithm == "ProximalNewton"  # few parameters
-    monkeypatch.setattr(solve, "_NEWTON_PARAMS", 14)
+    monkeypatch.setattr(solve, "_WORKING_SET_PARAMS", 14)
     few = glmcore.fit(glm, X, y)
     monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 60 * 15)  # rows times parameters of these
     many = glmcore.fit(glm, X, y)
