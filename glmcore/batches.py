@@ -23,6 +23,7 @@ from glmcore.staging import staged
 from glmcore.status import Status
 from glmcore.streamed import StreamedProblem, Sweeper
 from glmcore.survey import Survey, survey
+from glmcore.tree import is_concrete
 
 #: Parameters (p K + K) up to which the Hessian of the sample is good enough for Newton's method.
 _NEWTON_PARAMS = 2048
@@ -107,6 +108,8 @@ def fit_batches(
     """
     listeners = Listeners.of(callback)
     check_model(model)
+    if not is_concrete((model, solver, init_params)):
+        raise ValueError("fit_batches cannot be called from inside jax.jit or jax.vmap")
     reader = Reader(model, batches)
     like = _features_like(reader)
     n_params = (sum(reader.shape.widths) + 1) * model.observations.n_outputs

@@ -35,7 +35,8 @@ class Coordinates(eqx.Module):
     scale : array of shape (p, K)
         Factor from inner to user's coefficients.
     deviation : array of shape (p,)
-        Weighted standard deviation of every feature; 0 for a constant one.
+        Weighted standard deviation of every feature; 0 for a constant one, but see
+        :meth:`of_stream`.
     """
 
     centre: Float[Array, " p"]

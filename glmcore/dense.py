@@ -66,7 +66,7 @@ class DenseProblem(Problem):
         """The problem of chosen rows, with weights of their own that need not sum to one."""
 
         def take(x: Array) -> Array:
-            return x.at[index].get(mode="promise_in_bounds")
+            return jnp.asarray(x).at[index].get(mode="promise_in_bounds")
 
         parts = (take(self.X), take(self.y), weight)
         return eqx.tree_at(lambda q: (q.X, q.y, q.weight), self, parts)

@@ -66,6 +66,7 @@ class HostLoop:
         """
         if self._checkpoint is not None:
             run = self._checkpoint.resumed(identity, run)
+            self._report = self._report._replace(n_iter=max(0, int(run.n_iter)))
         stride = 1
         while True:
             before, until = time.perf_counter(), self._until(max(0, int(run.n_iter)), stride)

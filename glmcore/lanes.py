@@ -216,7 +216,7 @@ class Lanes(eqx.Module):
         def parts(_, problem: Problem, weight):
             quadratic = _point(problem.curvature()[1], 1 - problem.fit_intercept)
             loss = jnp.sum(weight, axis=1)
-            level, along = level_curvature(problem, quadratic.T, jnp.mean(loss))
+            level, along = level_curvature(problem, quadratic.T, jnp.mean(loss), shared)
             # Where a class is all but certain, or left out, hardly anything bends.
             loss = jnp.maximum(loss, LEAST_CURVATURE * jnp.mean(loss))
             return loss, _point(problem.stretch, 1), quadratic, level.T, along

@@ -47,7 +47,7 @@ class Task(eqx.Module):
 
     def arrived(self, progress: Standing) -> Bool[Array, ""]:
         """Whether residual and predicted gap are within the tolerance."""
-        near = progress.gap <= _GAP_PER_TOL * self.tol * jnp.abs(progress.objective)
+        near = progress.gap <= _GAP_PER_TOL * self.tol * self._size(progress, 0.75)
         near = near | (progress.optimality == 0)  # where nothing bends the gap may be NaN
         return (progress.optimality <= self.tol * self.yardstick) & near
 
@@ -73,7 +73,7 @@ class Task(eqx.Module):
         status, problem = self.status(run), self.problem
         # The loss bends by at most 1/2 in the linear predictor.
         harm = jnp.sum(jnp.square(cut)) / 4
-        unheld = (harm > self.tol * jnp.abs(run.cache.progress.objective)) & self._has_classes
+        unheld = (harm > self.tol * self._size(run.cache.progress, 0.5)) & self._has_classes
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         # A bound on the residual had arrived and the residual itself has not, by its rounding.
@@ -85,6 +85,12 @@ class Task(eqx.Module):
         status = Status.where(all_finite(user), status, Status.nonfinite)
         left_out = (status == Status.converged) & ~jnp.all(problem.present)
         return Status.where(left_out, Status.missing_class, status)
+
+    def _size(self, progress: Standing, power: float) -> Float[Array, ""]:
+        """The objective that differences are compared with: below a power of the rounding of a
+        log-likelihood near one there are none to speak of."""
+        least = jnp.finfo(progress.objective.dtype).eps ** power
+        return jnp.maximum(jnp.abs(progress.objective), least)
 
     def _vanished(self, progress: Standing) -> Bool[Array, ""]:
         # A likelihood of one and no penalty, to rounding: no finite coefficients have it.

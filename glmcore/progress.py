@@ -1,5 +1,6 @@
 """Callbacks that show or keep how a fit proceeds."""
 
+import math
 import numbers
 import sys
 import time
@@ -43,8 +44,10 @@ class Progress:
 
     def __call__(self, progress: FitProgress) -> None:
         file = sys.stderr if self.file is None else self.file
+        if file is None:  # a service may have no standard error
+            return
         line = describe(progress)
-        if file.isatty():
+        if getattr(file, "isatty", bool)():
             print("\r\033[K" + line, end="\n" if progress.done else "", file=file, flush=True)
             return
         now = time.monotonic()
@@ -96,18 +99,21 @@ class Trace:
         return f"Trace(every={self.every})"
 
     def __call__(self, progress: FitProgress) -> None:
-        if self.reports and self.reports[-1].done:
+        if progress.batch is not None:
+            return
+        last = self.reports[-1] if self.reports else progress
+        # Another fit begins, where the last one was at its end or was interrupted.
+        if last.done or progress.n_iter < last.n_iter or progress.elapsed < last.elapsed:
             self.reports = []
-        if progress.batch is None:
-            self.reports.append(progress)
+        self.reports.append(progress)
 
 
 def describe(progress: FitProgress) -> str:
     """One line: step, objective, residual, elapsed time and, at the end, the status."""
-    line = (
-        f"step {progress.n_iter}  objective {progress.objective:.6g}  "
-        f"residual {progress.optimality:.1e} (tol {progress.tol:.1e})  {progress.elapsed:.1f} s"
-    )
+    line = f"step {progress.n_iter}  "
+    if progress.batch is None or not math.isnan(progress.objective):  # not before the first step
+        line += f"objective {progress.objective:.6g}  residual {progress.optimality:.1e} (tol {progress.tol:.1e})  "
+    line += f"{progress.elapsed:.1f} s"
     if progress.batch is not None:
         line += f"  pass {progress.n_passes + 1}, batch {progress.batch}"
     return f"{line}  {Status[progress.status]}" if progress.done else line

@@ -107,9 +107,11 @@ class Reader:
 
     def _iterator(self) -> Iterator:
         batches = self._batches() if callable(self._batches) else self._batches
-        if not isinstance(batches, Iterable):
-            raise TypeError(f"batches must be an iterable, or a function that returns one; found {batches!r}")
-        return iter(batches)
+        try:
+            return iter(batches)
+        except TypeError as error:
+            wanted = "batches must be an iterable, or a function that returns one"
+            raise TypeError(f"{wanted}; found {batches!r}") from error
 
     def _look(self) -> tuple[Shape, np.ndarray]:
         """The shape of the batches, and some rows of the first one that has any."""

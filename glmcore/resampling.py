@@ -322,9 +322,9 @@ def _blocks(groups: Any, n: int) -> tuple[Optional[np.ndarray], int]:
         groups = np.asarray(groups)
         if groups.shape != (n,):
             raise ValueError(f"groups must have shape ({n},), one a row of X; found {groups.shape}")
-        if (groups != groups).any():
-            raise ValueError("groups must be labels, found NaN")
         try:
+            if (groups != groups).any():
+                raise ValueError("groups must be labels, found NaN")
             labels, block = np.unique(groups, return_inverse=True)
         except TypeError as error:
             raise TypeError(f"groups must be labels of one kind: {error}") from error

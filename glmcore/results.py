@@ -29,24 +29,30 @@ class HeldOut(eqx.Module):
 
     Parameters
     ----------
-    log_likelihood : float array
-        L, per sample and without the penalty; NaN before the first batch.
+    mean : float array
+        L, per sample and without the penalty; 0 before the first batch.
     weight : float array
         S.
     """
 
-    log_likelihood: Float[Array, ""]
+    mean: Float[Array, ""]
     weight: Float[Array, ""]
 
     @classmethod
     def nothing(cls, dtype: Any) -> "HeldOut":
         """Before the first batch."""
-        return cls(jnp.full((), jnp.nan, dtype), jnp.zeros((), dtype))
+        # No NaN, for which a user may have told JAX to look.
+        return cls(jnp.zeros((), dtype), jnp.zeros((), dtype))
+
+    @property
+    def log_likelihood(self) -> Float[Array, ""]:
+        """The mean; NaN before the first batch."""
+        return jnp.where(self.weight > 0, self.mean, jnp.nan)
 
     def and_then(self, log_likelihood: Float[Array, ""], weight: Float[Array, ""]) -> "HeldOut":
         """After one more batch of this mean log-likelihood and total weight."""
         total = _MEMORY * self.weight + weight
-        before = jnp.where(self.weight > 0, self.log_likelihood, log_likelihood)
+        before = jnp.where(self.weight > 0, self.mean, log_likelihood)
         return HeldOut(before + weight / total * (log_likelihood - before), total)
 
 

@@ -75,6 +75,7 @@ class _Signature(NamedTuple):
     static: tuple
     is_array: tuple
     avals: tuple
+    mesh: Any  # that of the context, which is part of the types inside
 
     def flat(self) -> tuple[Callable, list]:
         """The function of the arrays alone, and the list in which it puts its result's structure."""
@@ -103,7 +104,8 @@ def _signature(function: Callable, args: tuple) -> tuple[_Signature, list[jax.Ar
     static = tuple(None if known else leaf for leaf, known in zip(leaves, is_array))
     arrays = [jnp.asarray(leaf) for leaf, known in zip(leaves, is_array) if known]
     avals = tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in arrays)
-    return _Signature(function, structure, static, is_array, avals), arrays
+    mesh = jax.sharding.get_abstract_mesh()
+    return _Signature(function, structure, static, is_array, avals, mesh), arrays
 
 
 @functools.lru_cache(maxsize=64)

@@ -26,10 +26,10 @@ class Status(eqx.Enumeration):
 
     converged = "converged"
     running = "not finished"
-    out_of_steps = "stopped at the iteration limit before the optimality residual reached tol"
+    out_of_steps = "stopped at the iteration limit before the fit had converged to tol"
     stalled = (
         "stopped where the rounding error of the dtype hides any further progress, before the "
-        "optimality residual reached tol; float64 goes further than float32"
+        "fit had converged to tol; float64 goes further than float32"
     )
     far_from_zero = (
         "the features lie so far from zero that the dtype cannot hold the intercept; subtract "

@@ -176,9 +176,10 @@ def _by_feature(model) -> np.ndarray:
 
 def _feature_names(estimator, model, n_features) -> list[str]:
     if estimator is not model and len(estimator) > 1:
-        names = _names_from(estimator[:-1])
-        if names is not None:
-            return list(names)
+        try:
+            return list(estimator[:-1].get_feature_names_out())
+        except (AttributeError, TypeError, ValueError):  # a step knows no names
+            pass
     if hasattr(model, "feature_names_in_"):
         return list(model.feature_names_in_)
     leaves = jax.tree_util.tree_flatten_with_path(model.coef_)[0] if isinstance(model, ClassifierGLM) else []
@@ -186,14 +187,6 @@ def _feature_names(estimator, model, n_features) -> list[str]:
         return [f"feature {j}" for j in range(n_features)]
     places = [("/".join(map(_key, path)), len(leaf)) for path, leaf in leaves]
     return [place if size == 1 else f"{place}[{j}]" for place, size in places for j in range(size)]
-
-
-def _names_from(steps):
-    """The names that steps before a classifier give to what they return; None if one of them knows none."""
-    try:
-        return steps.get_feature_names_out()
-    except (AttributeError, ValueError):
-        return None
 
 
 def _key(entry) -> str:

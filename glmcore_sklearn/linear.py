@@ -98,7 +98,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = not (isinstance(self.solver, str) and self.solver == "liblinear")
+        tags.classifier_tags.multi_class = self.solver != "liblinear"
         return tags
 
     def _validate_params(self):

@@ -258,13 +258,16 @@ class LogisticRegression(LinearClassifier):
         if self.l1_ratio is None:
             warn_of_deprecated("l1_ratio=None", "use l1_ratio=0")
         if isinstance(self.penalty, str) and self.penalty == "deprecated":
-            if np.isinf(self.C) and self.l1_ratio:
+            if not np.isinf(self.C):
+                return self.C, self.l1_ratio or 0.0
+            if self.l1_ratio not in (None, 0, 1):
                 warnings.warn(f"C={self.C} is no penalty: l1_ratio={self.l1_ratio} is ignored", stacklevel=3)
-            return self.C, self.l1_ratio or 0.0
+            return self.C, 0.0
         C, l1_ratio = strength_of_penalty(self.penalty, self.C, self.l1_ratio)
         warn_of_deprecated(f"penalty={self.penalty!r}", f"use C={C} and l1_ratio={l1_ratio}")
         ignored = [f"C={self.C}"] if self.C not in (1, C) else []
-        ignored += [f"l1_ratio={self.l1_ratio}"] if self.penalty is not None and self.l1_ratio != l1_ratio else []
+        known = (l1_ratio,) if self.penalty else (None, 0, 1)
+        ignored += [] if self.l1_ratio in known else [f"l1_ratio={self.l1_ratio}"]
         if ignored:
             meant = f"penalty={self.penalty!r} stands for C={C} and l1_ratio={l1_ratio}"
             warnings.warn(f"Inconsistent values: {meant}; {' and '.join(ignored)} is ignored", stacklevel=3)
@@ -414,7 +417,9 @@ def strength_of_penalty(penalty, C, l1_ratio):
         if l1_ratio is None:
             raise ValueError("l1_ratio must be specified when penalty is elasticnet.")
         return C, l1_ratio
-    return C, {"l1": 1.0, "l2": 0.0}[penalty]
+    if penalty not in ("l1", "l2"):
+        raise ValueError(f"penalty must be 'l1', 'l2', 'elasticnet' or None, found {penalty!r}")
+    return C, float(penalty == "l1")
 
 
 def warn_of_deprecated(what, instead):

@@ -74,7 +74,7 @@ class ReliabilityDisplay:
             log_proba = np.asarray(estimator.predict_log_proba(X), np.float64)
         else:
             log_proba = np.asarray(estimator.predict_proba(X), np.float64)
-            if (log_proba > 0).any():  # probabilities: of logarithms none is above zero
+            if (log_proba > _ROUNDING).any():  # probabilities: of logarithms none is above zero
                 log_proba = np.log(np.maximum(log_proba, _TINY))
         return cls.from_predictions(
             y, log_proba, classes=estimator.classes_, n_bins=n_bins, strategy=strategy, ax=ax
@@ -110,8 +110,9 @@ class ReliabilityDisplay:
         check_classification_targets(y)
         if log_proba.shape != (len(y), len(classes)):
             raise ValueError(f"log_proba must have shape {(len(y), len(classes))}, found {log_proba.shape}")
-        if not (log_proba <= _ROUNDING).all():
-            found = log_proba[~(log_proba <= _ROUNDING)][0]
+        bad = ~(log_proba <= _ROUNDING)
+        if bad.any():
+            found = log_proba[bad][0]
             raise ValueError(f"log_proba must be logarithms of probabilities, not above 0, found {found:.3g}")
         log_proba = np.maximum(log_proba, np.log(_TINY))
         y = labels.encode(labels.as_labels(y), classes)

@@ -66,7 +66,7 @@ def score_cells(scoring, classes, cells, Cs, X, y, tests, score_params):
 
 
 def _as_number(score):
-    try:
-        return float(np.asarray(score).item())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"scoring must return a single number, got {score!r} ({type(score)}) instead") from error
+    value = np.asarray(score)
+    if value.size != 1 or value.dtype.kind not in "biuf":
+        raise ValueError(f"scoring must return a single number, got {score!r} ({type(score)}) instead")
+    return value.item()

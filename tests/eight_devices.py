@@ -158,6 +158,14 @@ def test_bad_values_are_found_where_they_are(data, spread):
     assert same(dirty.params, clean.params, 1e-6)
 
 
+def test_batches_in_and_out_of_a_mesh_of_the_context(mesh):
+    X, y = np.random.default_rng(0).normal(size=(60, P)).astype(np.float32), np.arange(60) % K
+    glm = model(glmcore.Ridge(0.1))
+    with jax.set_mesh(mesh):
+        inside = glmcore.fit_batches(glm, [(X, y)])
+    np.testing.assert_allclose(glmcore.fit_batches(glm, [(X, y)]).params.coef, inside.params.coef, atol=1e-6)
+
+
 def test_lanes_are_fitted_where_they_are():
     X, y = np.random.default_rng(0).normal(size=(60, P)).astype(np.float32), np.arange(60) % K
     glm = model(glmcore.Ridge(0.1))

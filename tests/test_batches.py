@@ -90,6 +90,13 @@ def test_any_large_number_of_rows_shares_the_programs(programs):
     assert not programs.compiled
 
 
+def test_a_program_of_jax_cannot_read_batches():
+    X, y = small()
+    for transform in (jax.jit, jax.vmap):
+        with pytest.raises(ValueError, match="fit_batches cannot be called from inside jax.jit or jax.vmap"):
+            transform(lambda s: glmcore.fit_batches(model(glmcore.Ridge(s)), [(X, y)]).objective)(np.ones(2, np.float32))
+
+
 def test_bad_batches_are_named():
     X, y = small()
     X = X.astype(np.float32)

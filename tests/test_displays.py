@@ -100,8 +100,8 @@ def test_names_come_from_the_data_frame_the_steps_before_or_the_pytree(glm):
     pipeline = make_pipeline(StandardScaler(), Theirs()).fit(frame, Y)
     assert CoefficientsDisplay.from_estimator(pipeline).feature_names == NAMES
     for nameless in ("passthrough", FunctionTransformer()):
-        pipeline = make_pipeline(nameless, Theirs()).fit(X, Y)
-        assert CoefficientsDisplay.from_estimator(pipeline).feature_names == [f"feature {j}" for j in range(4)]
+        bare = make_pipeline(nameless, Theirs()).fit(X, Y)
+        assert CoefficientsDisplay.from_estimator(bare).feature_names == [f"feature {j}" for j in range(4)]
     assert CoefficientsDisplay.from_estimator(pipeline[-1]).feature_names == [f"feature {j}" for j in range(4)]
     assert CoefficientsDisplay.from_estimator(Theirs().fit(frame, Y)).feature_names == NAMES
     tree = {"acid": np.ones((2, 3)), "rest": [np.ones((1, 3)), np.zeros((2, 3))]}
@@ -275,5 +275,15 @@ def test_a_trace_keeps_every_step_of_its_last_fit(glm):
     ClassifierGLM(3, regularizer_strength=0.05, solver_kwargs={"callback": few}).fit(X, LABELS)
     steps = [report.n_iter for report in few.reports]
     assert max(np.diff(steps)) <= 3 and len(steps) < len(trace.reports)
+
+    def interrupt(progress):
+        if progress.n_iter == 2:
+            raise KeyboardInterrupt
+
+    model = ClassifierGLM(3, regularizer_strength=0.05, solver_kwargs={"callback": [trace, interrupt]})
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, LABELS)
+    model.set_params(solver_kwargs={"callback": trace}).fit(X, LABELS)
+    assert [report.n_iter for report in trace.reports] == list(range(1, glm.n_iter_ + 1))
     with pytest.raises(ValueError, match="every must be a positive integer, found 0"):
         glmcore.Trace(every=0)

@@ -228,6 +228,19 @@ def test_any_start_leads_to_the_same_optimum(spec, x64):
     assert is_status(again, "converged") and again.n_iter <= 1
 
 
+@pytest.mark.parametrize("K", [4, 6])
+def test_zeros_of_an_even_number_of_classes_are_exact(K, precision):
+    penalty, twin = build("Lasso", 3e-3)
+    for seed in range(3):
+        X, y = small(seed, n=200, p=20, K=K)
+        X = X.astype(precision)
+        result = glmcore.fit(model(penalty, K), X, y)
+        coef = np.abs(in_float64(result.params)[0])
+        assert is_status(result, "converged") and 0 < (coef == 0).sum() and not np.any((coef > 0) & (coef < 1e-9))
+        residual = oracle.kkt_residual(twin, *in_float64(result.params), X.astype(np.float64), y)
+        assert residual <= 1.5 * TOL[precision]
+
+
 def test_a_strong_lasso_is_the_null_model(precision):
     X, y = small()
     result = glmcore.fit(model(glmcore.Lasso(10.0)), X.astype(precision), y)
@@ -340,6 +353,21 @@ def test_a_penalised_optimum_near_a_likelihood_of_one_is_not_called_separable():
     for scale in (1e3, 1e5):
         result = glmcore.fit(model(glmcore.Ridge(1e-2), 2), scale * X, y)
         assert not is_status(result, "separable")
+
+
+@pytest.mark.parametrize("strength", [1e-12, 1e-24])
+def test_a_hardly_penalised_fit_of_separable_classes_does_not_blame_the_features(strength):
+    X, y = separable()
+    result = glmcore.fit(model(glmcore.Ridge(strength)), X.astype(np.float32), y)
+    assert is_status(result, "converged") or is_status(result, "out_of_steps")
+    assert result.objective < 1e-6
+
+
+def test_looking_for_nan_finds_none():
+    X, y = small()
+    with jax.debug_nans(True):
+        for solver in (None, glmcore.LBFGS(), glmcore.SVRG()):
+            assert glmcore.fit(model(glmcore.Ridge(0.1)), X.astype(np.float32), y, solver=solver).converged
 
 
 def test_fista_is_not_stalled_while_its_objective_falls(x64):

@@ -309,7 +309,9 @@ CONTRADICTIONS = (
     {"penalty": "l2", "l1_ratio": 0.5},
     {"penalty": "l1", "solver": "saga"},
     {"penalty": None, "C": 3.0},
+    {"penalty": None, "l1_ratio": 0.5, "solver": "saga"},
     {"C": np.inf, "l1_ratio": 0.5, "solver": "saga"},
+    {"C": np.inf, "l1_ratio": 0.5},
 )
 
 

@@ -56,3 +56,21 @@ def test_progress_counts_steps_and_ends_with_the_status(name):
     result = glmcore.fit(model, X.astype("float32"), y, callback=glmcore.Progress(file=file))
     [line] = file.getvalue().splitlines()  # nothing but the end within the first seconds
     assert line.startswith(f"step {int(result.n_iter)}  objective") and line.endswith("converged")
+
+
+def test_progress_goes_to_whatever_can_be_written_to(monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    import glmcore
+
+    X, y = np.arange(8, dtype=np.float32)[:, None], np.arange(8) % 2
+    model, written = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1)), []
+    file = SimpleNamespace(write=written.append, flush=lambda: None)
+    progress = glmcore.Progress(interval=0.0, file=file)
+    glmcore.fit_batches(model, [(X, y)] * 3, callback=progress)
+    assert "nan" not in "".join(written) and "converged" in "".join(written)
+    monkeypatch.setattr(sys, "stderr", None)
+    glmcore.fit(model, X, y, callback=glmcore.Progress())

@@ -214,6 +214,18 @@ def test_other_values_add_no_program(programs):
     assert programs.compiled == 0
 
 
+def test_a_point_is_not_called_converged_for_the_residual_of_the_last_one(x64):
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 4))
+    y = (X[:, :3] + 0.1 * rng.gumbel(size=(60, 3))).argmax(axis=1)
+    strengths = np.geomspace(1e-3, 1e-11, 40)
+    path = glmcore.regularization_path(model(glmcore.Lasso()), X, y, strengths)
+    assert path.converged.all()
+    for point in (20, 29, 38):
+        alone = glmcore.fit(model(glmcore.Lasso(strengths[point])), X, y, solver=glmcore.ProximalNewton())
+        np.testing.assert_allclose(path.objective[point], alone.objective, rtol=1e-6)
+
+
 def test_what_is_refused():
     X, y = small()
     lasso = model(glmcore.Lasso())

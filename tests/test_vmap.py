@@ -190,7 +190,6 @@ def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
         agree(batch, lane, glmcore.fit(glm, X, labels[lane]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.BFGS()], ids=lambda s: type(s).__name__)
 def test_no_lanes_have_no_results(solver):
     X, y = small()
@@ -202,6 +201,7 @@ def test_no_lanes_have_no_results(solver):
         assert result.n_iter.shape == weights.shape[:-1]
 
 
+@pytest.mark.slow
 def test_update_over_lanes(x64):
     glm = model(glmcore.Ridge(0.05))
     X, y = (jnp.asarray(np.stack(part)) for part in zip(*lanes()))

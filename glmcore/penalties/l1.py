@@ -73,7 +73,7 @@ class Lasso(AbstractScalablePenalty):
         if differs_by_class(self.strength):
             return coef
         strength = per_entry(self.strength, coef)
-        return jax.tree.map(lambda w, s: w - _l1_level(w, s, jnp.zeros_like(s), present), coef, strength)
+        return jax.tree.map(lambda w, s: _l1_levelled(w, s, jnp.zeros_like(s), present), coef, strength)
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -141,7 +141,7 @@ class ElasticNet(AbstractScalablePenalty):
     def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
         if differs_by_class((self.strength, self.ratio)):
             return coef
-        return jax.tree.map(lambda w, a, b: w - _l1_level(w, a, b, present), coef, *self._parts(coef))
+        return jax.tree.map(lambda w, a, b: _l1_levelled(w, a, b, present), coef, *self._parts(coef))
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -163,6 +163,13 @@ def _ratio(gradient: Array, strength: Array) -> Array:
 
 def _l1_subgradient(w: Array, gradient: Array, strength: Array) -> Array:
     return jnp.where(w == 0, _shrink(gradient, strength), gradient + strength * jnp.sign(w))
+
+
+def _l1_levelled(coef: Array, l1: Array, l2: Array, present: Bool[Array, " K"]) -> Array:
+    level = _l1_level(coef, l1, l2, present)
+    # An entry minus itself need not be zero: where ``coef`` is a product, a compiler may subtract
+    # from what it was before it was rounded.
+    return jnp.where(coef == level, 0, coef - level)
 
 
 def _l1_level(coef: Array, l1: Array, l2: Array, present: Bool[Array, " K"]) -> Array:

@@ -83,7 +83,7 @@ def _by_factor(
 
 def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d d"]:
     """The Hessian where the linear predictor is ``eta``, class by class and in each the intercept
-    last; bent up where the loss is flat along the level of the classes."""
+    last; bent up along the level of the classes where loss and penalty are flat."""
     sample = Sample.of(problem, eta, _DENSE_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
     weights = sample.weight[None, None, :] * sample.hessian

@@ -3,8 +3,8 @@
 The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K matrix H_i.  Of
 that the model keeps the diagonal of H_i: the Gram matrix of the features, weighted for each class
 by ``p_k (1 - p_k)``.  What it leaves out acts mostly along the level of the classes, to which the
-loss is blind; so the level is taken out before and after.  Where a block a class costs too much,
-all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992).
+loss is blind; so the level is taken out before and after, unless the penalty holds it.  Where a
+block a class costs too much, all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992).
 """
 
 from typing import Optional
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
@@ -84,7 +85,7 @@ class Preconditioner(eqx.Module):
     ) -> "Preconditioner":
         weight = _not_flat(sample.weight, sample.weight[None, :] * curvature)
         loss = jnp.mean(jnp.sum(weight, axis=1))
-        level, along = level_curvature(problem, sample.penalty, loss)
+        level, along = level_curvature(problem, sample.penalty, loss, len(weight) == 1)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
         if problem.mask is not None:  # a mask fixes the level
             stand_in = stand_in * jnp.append(jnp.all(problem.mask, axis=1), True)
@@ -124,17 +125,18 @@ class Preconditioner(eqx.Module):
 
 
 def level_curvature(
-    problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, "*p1"]
+    problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, "*p1"], shared: bool = False
 ) -> tuple[Float[Array, "p1 K"], Float[Array, " p1"]]:
     """The unit vector along the level of the classes for each feature, 0 where the loss sees it or
-    the penalty holds some classes much more firmly than others, and the curvature that stands in
-    for the one along it; ``loss`` is that of the loss elsewhere."""
+    the penalty holds some classes much more firmly than others (of which a ``shared`` block knows
+    nothing), and the curvature that stands in for the one along it; ``loss`` is that of the loss
+    elsewhere."""
     level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
     level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
     # Where all classes are penalised alike nothing moves their level but rounding, which a
     # small curvature would blow up.
     own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
-    level = jnp.where((differ <= loss)[:, None], level[None, :], 0)
+    level = jnp.where(((differ <= loss) | shared)[:, None], level[None, :], 0)
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
 
 
@@ -189,7 +191,8 @@ def _inverse_factors(
     # does not vary here may do so in the next batch of a stream.
     total = jnp.sum(weight, axis=1)[:, None]
     jitter = total * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
-    unseen = jnp.where(jax.vmap(diagonal_of)(grams) == 0, total, 0)
+    rounding = jnp.square(CENTRE_ROUNDINGS * jnp.finfo(weight.dtype).eps) * total
+    unseen = jnp.where(jax.vmap(diagonal_of)(grams) <= rounding, total, 0)
     diagonals = jax.vmap(jnp.diag)(penalty + jitter + unseen)
     factors = jax.vmap(cholesky)(grams + diagonals)
     return jax.lax.platform_dependent(

@@ -13,7 +13,8 @@ from glmcore.solvers.base import as_float, as_int
 
 
 class ProximalGradient(AbstractAccelerated):
-    """Accelerated proximal gradient (FISTA): the default for penalties that are not smooth.
+    """Accelerated proximal gradient (FISTA): for penalties that are not smooth the default of large
+    fits and of streams.
 
     It ends by the residual alone.  Where hardly anything bends, as with a tiny strength on few
     rows, that may be small far above the minimum: ``ProximalNewton`` predicts the distance too.

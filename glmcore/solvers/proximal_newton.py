@@ -58,7 +58,7 @@ def _as_capacities(given: Any) -> Optional[tuple[int, ...]]:
 
 class ProximalNewton(AbstractSolver):
     """Proximal Newton on a working set, for penalties that are not smooth: the default of a path,
-    and of a fit with few parameters.
+    and of a fit of few parameters.
 
     A step minimises the loss to second order plus the penalty, over the entries that are not
     zero and those next to become so, by FISTA on their Hessian (Lee, Sun & Saunders, 2014) and,
@@ -76,7 +76,8 @@ class ProximalNewton(AbstractSolver):
     maxiter : int, default 1000
         Largest number of steps.
     capacities : tuple of int, optional
-        Sizes that a working set may have, growing: a program holds a branch for each.
+        Sizes that a working set may have, growing: a program holds a branch for each.  The last one
+        has to hold all entries that are not zero.
 
     Examples
     --------
@@ -235,6 +236,8 @@ def _cache(problem, params, eta, loss, gradient, best, since_best, failures) -> 
     since_best = jnp.where(optimality < best, 0, since_best)
     stalled = (since_best >= _PATIENCE) | (failures >= _FAILURES)
     objective = loss + problem.penalty_value(params.coef)
+    # At the null model the residual tells all, elsewhere nothing is known before a step.
+    gap = jnp.where(jnp.any(params.coef != 0), jnp.inf, 0).astype(loss.dtype)
     return ProximalNewtonCache(
         eta=eta,
         loss=loss,
@@ -242,7 +245,7 @@ def _cache(problem, params, eta, loss, gradient, best, since_best, failures) -> 
         best=jnp.minimum(optimality, best),
         since_best=since_best,
         failures=failures,
-        progress=Standing(objective, optimality, jnp.zeros_like(loss), stalled),
+        progress=Standing(objective, optimality, gap, stalled),
     )
 
 

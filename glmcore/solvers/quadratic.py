@@ -156,7 +156,7 @@ class Quadratic(eqx.Module):
                 _, turned, count = state
                 return turned & (count < _MOST_SOLVED)
 
-            first = settled((target, None, jnp.zeros((), jnp.int32)))
+            first = (target, jnp.ones((), bool), jnp.zeros((), jnp.int32))
             target, *_ = jax.lax.while_loop(unsettled, settled, first)
         return unstacked(whole(target))
 
@@ -171,7 +171,7 @@ class Quadratic(eqx.Module):
         """The minimum of the model as long as ``params`` keep their signs, which FISTA finds long
         before it: where the Hessian is ill-conditioned its steps are short.  An entry that would
         change its sign stops at zero, and so does a group that would turn round; where so many
-        zeros at once lead up, all go as far as the first of them.  And whether there was any."""
+        zeros at once lead up, all go as far as the first of them.  And whether some came to zero."""
         entries, (p1, K) = params.ravel()[index], params.shape
         _, quadratic = problem.curvature()
         smooth = stacked(GLMParams(problem.penalty_gradient(params[:-1]), jnp.zeros_like(params[-1])))
@@ -209,7 +209,7 @@ class Quadratic(eqx.Module):
         best = entries
         for moved in (to_first, jnp.where(turned, 0, entries + step)):
             best = jnp.where(is_lower(moved), moved, best)
-        return best, jnp.any(turned)
+        return best, jnp.any(turned) & jnp.any(best != entries)
 
 
 def _together(problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
