@@ -96,7 +96,7 @@ class ClassifierGLM(FittingGLM):
         state = vars(self).get("solver_state_")
         if state is None or not state.held_out.weight > 0:
             raise AttributeError("held_out_log_likelihood_ is there after update")
-        return float(state.held_out.log_likelihood)
+        return float(state.held_out.mean)
 
     def _mask(self, batch):
         return None

@@ -249,7 +249,8 @@ class LogisticRegression(LinearClassifier):
         """Running mean of the log-likelihood of each batch before its step; only after `partial_fit`."""
         if "_stream" not in vars(self):
             raise AttributeError("held_out_log_likelihood_ is there after partial_fit")
-        return float(self._stream.state.held_out.log_likelihood)
+        held_out = self._stream.state.held_out
+        return float(held_out.mean) if float(held_out.weight) > 0 else np.nan
 
     def _strength(self):
         """C and l1_ratio in force, and the words about arguments that are on their way out."""
