@@ -296,8 +296,8 @@ def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:
 def check_key(key: Any) -> None:
     """Refuse what is no PRNG key, of the new kind or of the old one."""
     dtype = getattr(key, "dtype", None)
-    known = dtype is not None and (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32)
-    if not known:
+    is_old = dtype == jnp.uint32 and jnp.ndim(key) > 0
+    if dtype is None or not (is_old or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), found {key!r}")
 
 

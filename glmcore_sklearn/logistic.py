@@ -280,8 +280,8 @@ class LogisticRegression(LinearClassifier):
             if known is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             return known
-        labels.as_labels(classes, "classes")
-        classes = unique_labels(classes)
+        labels.as_labels(classes, "classes")  # refuses what is missing or no list
+        classes = unique_labels(classes)  # refuses numbers among strings
         if len(classes) < 2:
             raise ValueError(f"classes must hold at least 2 labels, found {classes.tolist()}")
         if known is not None and not np.array_equal(known, classes):

@@ -150,6 +150,7 @@ def test_more_weights_than_memory_should_hold(glm, data, boot, monkeypatch):
         (lambda m, X, y: glmcore.jackknife(m, X, y, groups=[np.nan, 1] * 30), "groups must be labels, found NaN"),
         (lambda m, X, y: glmcore.jackknife(m, X, y, groups=[None, "a"] * 30), "groups must be labels of one kind"),
         (lambda m, X, y: glmcore.bootstrap(m, X, y, key=3), r"key must be a PRNG key such as jax.random.key\(0\), found 3"),
+        (lambda m, X, y: glmcore.bootstrap(m, X, y, key=np.uint32(3)), "key must be a PRNG key .* found .*3"),
     ],
 )
 def test_bad_input(call, message, glm, data):
