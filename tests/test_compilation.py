@@ -142,7 +142,7 @@ def test_a_fit_is_one_program(programs):
 
 
 def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
-    monkeypatch.setattr(jit, "hasty_options", lambda: jit._HASTY[jax.default_backend()])
+    monkeypatch.setattr(jit, "hasty_options", jit.known_options)
     X, y = small()
     glm = model(glmcore.Ridge(0.1))
     hasty = jit.quick_jit(lambda params, X, y: glm.objective(params, X, y))
@@ -153,7 +153,8 @@ def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
 
 
 def test_batching_alone_makes_no_program_to_be_a_part_of(monkeypatch):
-    options = jit._HASTY[jax.default_backend()]
+    options = jit.known_options()
+    assert options
     monkeypatch.setattr(jit, "_nothing", lambda: jax.jit(lambda: 0, compiler_options=options))
     inside = []
 
