@@ -169,7 +169,8 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
 
     def doubtful(run: Run) -> Bool[Array, ""]:
         progress = run.cache.progress
-        return (task.arrived(progress) | progress.stalled) & solver.drifted(run.cache)
+        over = task.arrived(progress) | progress.stalled | (run.n_iter >= solver.maxiter)
+        return over & solver.drifted(run.cache)
 
     def anchored(run: Run) -> Run:
         cache = solver.anchored(problem, run.params, run.cache)

@@ -184,7 +184,7 @@ def test_a_missing_class_among_many_parameters(solver):
     np.testing.assert_allclose(np.delete(found.params.coef, 3, axis=1), without.params.coef, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.BFGS()])
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.BFGS(), glmcore.NonlinearCG()])
 @pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
 def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     rng = np.random.default_rng(0)
