@@ -171,7 +171,8 @@ def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:
     if not is_concrete((X, weight)):
         return X
     if not all(map(on_host, jax.tree.leaves((X, weight)))):
-        return _zeros_where_idle(X, weight) if _idle_is_bad(X, weight) else X
+        with jax.ensure_compile_time_eval():  # also of what a program closes over
+            return _zeros_where_idle(X, weight) if _idle_is_bad(X, weight) else X
     idle = np.asarray(weight) == 0
     if not idle.any() or all(np.isfinite(np.asarray(x)[idle]).all() for x in jax.tree.leaves(X)):
         return X

@@ -47,6 +47,7 @@ def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> Fi
     """The fit, compiled, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on
     all lanes may stand for the solver."""
     arrays, static = eqx.partition(FitArgs(model, X, y, weight, init_params, solver), eqx.is_array)
+    _check_mesh(arrays)
 
     @custom_vmap
     def fit(arrays: FitArgs) -> FitResult:
@@ -201,7 +202,7 @@ def _check_mesh(arrays: FitArgs) -> None:
         explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Explicit]
         if any(part is not None for part in spec) and explicit:
             raise ValueError(
-                f"fits under jax.vmap need a mesh of automatic axes, found explicit {explicit}; make it with "
+                f"fits inside jax.jit or jax.vmap need a mesh of automatic axes, found explicit {explicit}; make it with "
                 "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
             )
 

@@ -16,6 +16,7 @@ from glmcore.observations import AbstractObservations, InverseLink
 from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
+from glmcore.sharding import on_automatic_mesh
 from glmcore.solvers.base import default_tol
 from glmcore.tree import is_concrete
 
@@ -130,6 +131,7 @@ class GLM(eqx.Module):
         """What a fit minimises: :meth:`loss` plus the penalty of the coefficients."""
         return self.loss(params, X, y, sample_weight) + self.penalty.value(params.coef)
 
+    @on_automatic_mesh
     @full_precision
     def optimality(
         self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
@@ -157,6 +159,7 @@ class GLM(eqx.Module):
             return GLMParams(coef, jnp.zeros(n_outputs, weight.dtype))
         return GLMParams(coef, self.observations.null_predictor(jnp.asarray(y), weight))
 
+    @on_automatic_mesh
     def sample(self, key: PRNGKeyArray, params: GLMParams, X: PyTree) -> Int[Array, " n"]:
         """Draw one class index a row of X, shape (n,)."""
         return self.observations.sample(key, self.log_proba(params, X))

@@ -16,6 +16,7 @@ from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.path_programs import Points, Progress, run_piece, run_survey
 from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
+from glmcore.sharding import on_automatic_mesh
 from glmcore.solve import default_solver, fit_size
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
@@ -80,6 +81,7 @@ class PathResult(eqx.Module):
         )
 
 
+@on_automatic_mesh
 def regularization_path(
     model: GLM,
     X: PyTree,

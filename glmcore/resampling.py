@@ -14,6 +14,7 @@ from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.observations import check_key
 from glmcore.params import GLMParams
+from glmcore.sharding import on_automatic_mesh
 from glmcore.solve import fit
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status, has_converged, tally
@@ -153,6 +154,7 @@ class JackknifeResult(_Refits):
         return jax.tree.map(bias, values, whole)
 
 
+@on_automatic_mesh
 def bootstrap(
     model: GLM,
     X: PyTree,
@@ -226,6 +228,7 @@ def bootstrap(
     return BootstrapResult(*_refit(model, X, y, weight, solver, block, n_blocks, keys, _drawn))
 
 
+@on_automatic_mesh
 def jackknife(
     model: GLM,
     X: PyTree,

@@ -5,6 +5,7 @@ lie: each device reads its own, and what the devices tell each other are sums of
 parameters and the few thousand rows from which a Hessian is estimated.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, Optional
@@ -112,26 +113,22 @@ def is_spread(x: Any) -> bool:
 def reduced(reduce: Callable, x: Any) -> Any:
     """``reduce(x)``, a few numbers, in NumPy: computed where the rows are, unless they are few."""
     if is_spread(x) or not (on_host(x) or x.nbytes < _FEW_BYTES):
-        return jax.tree.map(np.asarray, jax.jit(reduce)(x))
+        with jax.ensure_compile_time_eval():  # also of what a program closes over
+            return jax.tree.map(np.asarray, jax.jit(reduce)(x))
     return reduce(np.asarray(x))  # inside a jit even constants would be traced
 
 
 def settled_rows(X: PyTree, *columns: Any) -> tuple[Any, ...]:
     """``X`` and per-row arrays as the compiled programs want them, if ``X`` is spread by rows:
-    all on the same devices, in whole blocks on each, shardings left to the compiler.
+    all on the same devices, in whole blocks on each.
 
     Where the blocks of :mod:`glmcore.rows` straddle devices, the compiler gathers X.
     """
     first = jax.tree.leaves(X)[0]
     if not (is_spread(first) and isinstance(first.sharding, NamedSharding)):
         return (X, *columns)
-    X = jax.tree.map(_with_automatic_axes, X)
-    first = jax.tree.leaves(X)[0]
     by_row = NamedSharding(first.sharding.mesh, PartitionSpec(*first.sharding.spec[:1]))
-    columns = [
-        c if isinstance(c, jax.core.Tracer) else jax.device_put(_with_automatic_axes(c), by_row)
-        for c in columns
-    ]
+    columns = [c if isinstance(c, jax.core.Tracer) else jax.device_put(c, by_row) for c in columns]
     here = by_row.shard_shape(first.shape)[0]
     missing = -here % BLOCK_ROWS
     if missing:
@@ -147,24 +144,43 @@ def _pad_each(rows: Array, n_shards: int, missing: int) -> Array:
     return shards.reshape(-1, *rows.shape[1:])
 
 
-def automatic(X: PyTree, tree: PyTree) -> PyTree:
-    """``tree``, such as the state of a fit, for a program that runs on :func:`settled_rows`."""
-    return jax.tree.map(_with_automatic_axes, tree) if is_spread(jax.tree.leaves(X)[0]) else tree
+def on_automatic_mesh(verb: Callable) -> Callable:
+    """``verb``, for arrays on a mesh with explicit axes and inside ``jax.set_mesh`` of one too.
+
+    The meshes of ``jax.make_mesh`` make shardings part of types, and then each gather has to name
+    its own: programs are compiled for automatic axes, and results brought back.  A mesh inside
+    another program is left as it is.
+    """
+
+    @functools.wraps(verb)
+    def called(*args: Any, **named: Any) -> Any:
+        mesh = next(filter(None, map(_explicit_mesh, jax.tree.leaves((args, named)))), None)
+        around = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+        if mesh is None and not around:
+            return verb(*args, **named)
+        context = contextlib.nullcontext()
+        if around:
+            try:
+                context = jax.set_mesh(_automatic(jax.sharding.get_mesh()))
+            except ValueError:  # inside a program
+                return verb(*args, **named)
+        args, named = jax.tree.map(_with_automatic_axes, (args, named))
+        with context:
+            result = verb(*args, **named)
+        return result if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), result)
+
+    return called
 
 
-def on_mesh_of(X: PyTree, tree: PyTree) -> PyTree:
-    """A result, on the mesh that ``X`` was given on."""
-    first = jax.tree.leaves(X)[0]
-    if not is_spread(first) or _with_automatic_axes(first) is first:
-        return tree
-    return jax.tree.map(lambda x: _on_mesh(x, first.sharding.mesh), tree)
+def _explicit_mesh(x: Any) -> Optional[Mesh]:
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+        return None
+    mesh = getattr(x.sharding, "mesh", None)
+    return mesh if mesh is not None and AxisType.Explicit in mesh.axis_types else None
 
 
 def _with_automatic_axes(x: Any) -> Any:
-    """The same array, its sharding left to the compiler.
-
-    ``jax.make_mesh`` makes shardings part of types, and then each gather has to name its own.
-    """
+    """The same array, its sharding left to the compiler."""
     sharding = getattr(x, "sharding", None)
     return x if not isinstance(sharding, NamedSharding) else _on_mesh(x, _automatic(sharding.mesh))
 

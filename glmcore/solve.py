@@ -25,7 +25,7 @@ from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticN
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
 from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
-from glmcore.sharding import automatic, on_mesh_of, settled_rows
+from glmcore.sharding import on_automatic_mesh, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.solvers.quadratic import MOST_FACTORED
@@ -85,6 +85,7 @@ def default_solver(
     return by_hessian() if pays else usual()
 
 
+@on_automatic_mesh
 def fit(
     model: GLM,
     X: PyTree,
@@ -152,11 +153,10 @@ def fit(
     solver = solver if chosen else default_solver(model.penalty, *fit_size(model, X))
     solver = _fitting_solver(model, solver, *_features(X))
     if init_params is not None:
-        init_params = automatic(X, check_params(model, init_params, X))
+        init_params = check_params(model, init_params, X)
     if listeners and not is_concrete((model, X, y, weight, init_params, solver)):
         raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
     identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
-    given = X
     X, y, weight = settled_rows(X, y, weight)
     args = (model, X, y, weight, init_params, solver)
     if not is_concrete(args):
@@ -168,12 +168,12 @@ def fit(
     else:
         centre, (X, weight, y) = None, pad_rows(X, weight, y)
     if not listeners:
-        return on_mesh_of(given, run_fit(model, X, y, weight, centre, init_params, solver))
+        return run_fit(model, X, y, weight, centre, init_params, solver)
     rows = (X, y, weight, centre)
-    result = fit_with_callback(model, *rows, init_params, solver, listeners, identity)
-    return on_mesh_of(given, result)
+    return fit_with_callback(model, *rows, init_params, solver, listeners, identity)
 
 
+@on_automatic_mesh
 def init_state(
     model: GLM,
     params: GLMParams | tuple,
@@ -203,9 +203,10 @@ def init_state(
     """
     check_model(model)
     solver = default_solver(model.penalty) if solver is None else solver
-    return on_mesh_of(X, run_init_state(*_checked(model, params, X, y, solver, sample_weight)))
+    return run_init_state(*_checked(model, params, X, y, solver, sample_weight))
 
 
+@on_automatic_mesh
 def update(
     model: GLM,
     params: GLMParams | tuple,
@@ -230,15 +231,13 @@ def update(
     found = getattr(state, "algorithm", type(state).__name__)
     if solver is None:
         solver = default_solver(model.penalty, algorithm=found)
-    given = X
     model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
     if not isinstance(state, SolverState) or found != type(solver).__name__:
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
         )
     check_state(model, state.coordinates, X)
-    state = automatic(X, state)
-    return on_mesh_of(given, run_update(model, params, state, X, y, weight, solver))
+    return run_update(model, params, state, X, y, weight, solver)
 
 
 _digest_rows = jax.jit(digest_rows, static_argnames="ordered")
@@ -265,7 +264,7 @@ def _checked(model, params, X, y, solver, sample_weight):
     if not is_concrete(y):  # NaN, as is to JAX what is read outside an array
         unknown = unknown_labels(y, weight, model.observations.n_outputs)
         weight = jnp.where(unknown, jnp.nan, weight)
-    params = automatic(X, check_params(model, params, X))
+    params = check_params(model, params, X)
     return model, params, *pad_rows(*settled_rows(X, y, weight)), solver
 
 

@@ -166,6 +166,34 @@ def test_batches_in_and_out_of_a_mesh_of_the_context(mesh):
     np.testing.assert_allclose(glmcore.fit_batches(glm, [(X, y)]).params.coef, inside.params.coef, atol=1e-6)
 
 
+def test_inside_a_mesh_with_explicit_axes(mesh, data):
+    X, y, weight = data
+    by_row = jax.NamedSharding(mesh, jax.P(("hosts", "devices")))
+    glm, sparse = model(glmcore.Ridge(0.01)), model(glmcore.Lasso(0.01))
+    one = glmcore.fit(glm, X, y, sample_weight=weight)
+    path = glmcore.regularization_path(sparse, X, y, n_strengths=3)
+    step, _ = glmcore.update(glm, one.params, glmcore.init_state(glm, one.params, X, y), X, y)
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(X, by_row), jax.device_put(y, by_row)
+        many = glmcore.fit(glm, *rows, sample_weight=jax.device_put(weight, by_row))
+        assert jax.typeof(many.params.coef).sharding.mesh == mesh.abstract_mesh
+        assert same(many.params, one.params)
+        assert same(glmcore.regularization_path(sparse, *rows, n_strengths=3).objective, path.objective)
+        state = glmcore.init_state(glm, many.params, *rows)
+        assert same(glmcore.update(glm, many.params, state, *rows)[0], step)
+        assert glm.optimality(many.params, *rows) < 0.1
+        assert glm.sample(jax.random.key(0), many.params, rows[0]).shape == (BY_HAND,)
+        with pytest.raises(ValueError, match=r"inside jax.jit or .*, found explicit \['hosts', 'devices'\]"):
+            jax.jit(lambda X, y: glmcore.fit(glm, X, y))(*rows)
+
+
+def test_a_program_closes_over_rows_that_are_spread(data, spread):
+    X, y, weight = (column[:N] for column in data)
+    Xs, ys, ws = spread
+    fit = jax.jit(lambda strength: glmcore.fit(model(glmcore.Ridge(strength)), Xs, ys, sample_weight=ws))
+    assert same(fit(0.01).params, glmcore.fit(model(glmcore.Ridge(0.01)), X, y, sample_weight=weight).params)
+
+
 def test_lanes_are_fitted_where_they_are():
     X, y = np.random.default_rng(0).normal(size=(60, P)).astype(np.float32), np.arange(60) % K
     glm = model(glmcore.Ridge(0.1))
