@@ -8,17 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, PyTree
+from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
-from glmcore.model import GLM
-from glmcore.observations import InverseLink, are_classes
+from glmcore.model import GLM, check_indices
+from glmcore.observations import InverseLink, unknown_labels
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
-from glmcore.tree import is_concrete, is_real, module_of
+from glmcore.tree import is_concrete, is_real, module_of, sample_dtype
 
 #: Largest weights that are less or more than these are scaled, and those of a batch refused.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
@@ -105,34 +105,14 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a positive whole number, found {value!r}")
 
 
-def sample_dtype(leaves: list) -> Any:
-    """The float dtype of features: their own, and JAX's default for integers."""
-    if all(leaf.dtype == np.float32 for leaf in leaves):
-        return np.dtype(np.float32)
-    floating = [leaf.dtype.newbyteorder("=") for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
-    # What is longer than JAX has is as long as it has.
-    floating = (dtype if dtype.itemsize <= 8 else float for dtype in floating)
-    return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
-
-
 def _check_labels(y: Any, n: int, n_classes: int) -> None:
-    if y.shape != (n,):
-        raise ValueError(f"y must have shape ({n},), one label a row of X; found {y.shape}")
-    if not jnp.issubdtype(y.dtype, jnp.integer):
-        raise TypeError(f"y must hold integer class indices, found dtype {y.dtype}")
+    check_indices(y, n)
     if is_concrete(y):
         low, high = map(int, reduced(_range, y))
         if low < 0 or high >= n_classes:
             raise ValueError(
                 f"y must hold class indices from 0 to {n_classes - 1}, found {low} to {high}"
             )
-
-
-def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[jax.Array, " n"]:
-    """Which labels of rows with weight are no class's: for labels that only a compiled program
-    sees, which has no errors."""
-    return ~are_classes(y, n_classes) & (weight > 0)
 
 
 def tell_of_labels(result: Any, y: Any, weight: Any, n_classes: int) -> Any:

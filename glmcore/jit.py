@@ -31,7 +31,8 @@ class _Static(NamedTuple):
 
 
 def full_precision(function: Callable) -> Callable:
-    """``function``, traced with products of float32 numbers as exact as these are.
+    """``function``, traced with products of float32 numbers as exact as these are, and in JAX's
+    standard promotion of dtypes, for only one's own code is to be as strict as one likes.
 
     Unless told otherwise JAX rounds their factors to ten bits on a GPU and to eight on a TPU,
     and no fit gets far with such gradients.  A user's ``jax_default_matmul_precision`` counts
@@ -40,10 +41,10 @@ def full_precision(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def traced(*args: Any, **named: Any) -> Any:
-        chosen = jax.config.jax_default_matmul_precision is not None
-        if chosen or jax.default_backend() == "cpu":
-            return function(*args, **named)
-        with jax.default_matmul_precision("highest"):
+        precision = jax.config.jax_default_matmul_precision
+        if precision is None and jax.default_backend() != "cpu":
+            precision = "highest"
+        with jax.default_matmul_precision(precision), jax.numpy_dtype_promotion("standard"):
             return function(*args, **named)
 
     return traced

@@ -12,13 +12,13 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.jit import full_precision
 from glmcore.least_norm import identifiable
-from glmcore.observations import AbstractObservations, InverseLink
+from glmcore.observations import AbstractObservations, InverseLink, unknown_labels
 from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
 from glmcore.sharding import on_automatic_mesh
 from glmcore.solvers.base import default_tol
-from glmcore.tree import is_concrete
+from glmcore.tree import is_concrete, sample_dtype
 
 
 def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
@@ -143,6 +143,7 @@ class GLM(eqx.Module):
         the class frequencies), or to the rounding of a gradient divided by the default ``tol``
         where that is larger; 0 exactly at an optimum.
         """
+        check_mirrors(params, X, self.observations.n_outputs)
         problem = self._problem(X, y, sample_weight)
         inner = problem.coordinates.from_user(params)
         null = problem.null_optimality()
@@ -152,18 +153,21 @@ class GLM(eqx.Module):
         self, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
     ) -> GLMParams:
         """The null model: zero coef, intercept = log class frequencies minus their mean."""
+        y, n_outputs = jnp.asarray(y), self.observations.n_outputs
         weight = _weights(sample_weight, X)
-        n_outputs = self.observations.n_outputs
+        check_indices(y, len(weight))
         coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], n_outputs), weight.dtype), X)
         if not self.fit_intercept:
             return GLMParams(coef, jnp.zeros(n_outputs, weight.dtype))
-        return GLMParams(coef, self.observations.null_predictor(jnp.asarray(y), weight))
+        null = self.observations.null_predictor(y, weight)
+        return GLMParams(coef, jnp.where(jnp.any(unknown_labels(y, weight, n_outputs)), jnp.nan, null))
 
     @on_automatic_mesh
     def sample(self, key: PRNGKeyArray, params: GLMParams, X: PyTree) -> Int[Array, " n"]:
         """Draw one class index a row of X, shape (n,)."""
         return self.observations.sample(key, self.log_proba(params, X))
 
+    @on_automatic_mesh
     @full_precision
     def degrees_of_freedom(
         self, params: GLMParams, X: PyTree, sample_weight: Any = None, present: Any = None
@@ -193,23 +197,35 @@ class GLM(eqx.Module):
         return jnp.asarray(used + free * self.fit_intercept)
 
     def _nll(self, params: GLMParams, X: PyTree, y: Any) -> Float[Array, " n"]:
-        eta = self.linear_predictor(params, X)
-        if np.shape(y) != eta.shape[:1]:
-            raise ValueError(f"y must have shape {eta.shape[:1]}, one a row of X; found {np.shape(y)}")
-        return self.observations.negative_log_likelihood(eta, jnp.asarray(y), self.inverse_link)
+        eta, y = self.linear_predictor(params, X), jnp.asarray(y)
+        check_indices(y, len(eta))
+        return self.observations.negative_log_likelihood(eta, y, self.inverse_link)
 
     def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
-        weight = _weights(sample_weight, X)
-        X = _without_idle_rows(X, weight)
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(X)]
+        if 0 in (shapes[0][0], sum(shape[1] for shape in shapes)):
+            raise ValueError(f"X must have rows and columns, found {shapes}")
+        y, weight = jnp.asarray(y), _weights(sample_weight, X)
+        check_indices(y, len(weight))
+        X = jax.tree.map(lambda x: x.astype(weight.dtype), _without_idle_rows(X, weight))
         coordinates, features = Coordinates.measure(
             X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
         )
-        return DenseProblem.of(self, features, jnp.asarray(y), weight, coordinates)
+        unknown = unknown_labels(y, weight, self.observations.n_outputs)
+        return DenseProblem.of(self, features, y, jnp.where(unknown, jnp.nan, weight), coordinates)
+
+
+def check_indices(y: Any, n: int) -> None:
+    """Refuse what is not one whole number a row."""
+    if y.shape != (n,):
+        raise ValueError(f"y must have shape ({n},), one label a row of X; found {y.shape}")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(f"y must hold integer class indices, found dtype {y.dtype}")
 
 
 def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
-    first = jax.tree.leaves(X)[0]
-    n, dtype = first.shape[0], jnp.result_type(first, jnp.float32)
+    leaves = jax.tree.leaves(X)
+    n, dtype = leaves[0].shape[0], sample_dtype(leaves)
     weight = jnp.ones(n, dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {weight.shape}")

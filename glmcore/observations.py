@@ -293,6 +293,12 @@ def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:
     return (y >= 0) & (y < n_classes)
 
 
+def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[Array, " n"]:
+    """Which labels of rows with weight are no class's: for labels that only a compiled program
+    sees, which has no errors."""
+    return ~are_classes(y, n_classes) & (weight > 0)
+
+
 def check_key(key: Any) -> None:
     """Refuse what is no PRNG key, of the new kind or of the old one."""
     dtype = getattr(key, "dtype", None)

@@ -13,12 +13,12 @@ from glmcore.checks import (
     check_penalty,
     check_state,
     tell_of_labels,
-    unknown_labels,
 )
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
 from glmcore.many import run_many
 from glmcore.model import GLM
+from glmcore.observations import unknown_labels
 from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso

@@ -106,6 +106,17 @@ def is_at_hand(tree: PyTree) -> bool:
     )
 
 
+def sample_dtype(leaves: list) -> Any:
+    """The float dtype of features: their own, and JAX's default for integers."""
+    if all(leaf.dtype == np.float32 for leaf in leaves):
+        return np.dtype(np.float32)
+    floating = [leaf.dtype.newbyteorder("=") for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
+    # What is longer than JAX has is as long as it has.
+    floating = (dtype if dtype.itemsize <= 8 else float for dtype in floating)
+    return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
+
+
 def is_concrete(tree: PyTree) -> bool:
     """Whether the values of all arrays can be looked at now, outside any jax transformation."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -182,6 +182,7 @@ def test_inside_a_mesh_with_explicit_axes(mesh, data):
         state = glmcore.init_state(glm, many.params, *rows)
         assert same(glmcore.update(glm, many.params, state, *rows)[0], step)
         assert glm.optimality(many.params, *rows) < 0.1
+        assert model(glmcore.UnRegularized()).degrees_of_freedom(many.params, rows[0]) == (P + 1) * (K - 1)
         assert glm.sample(jax.random.key(0), many.params, rows[0]).shape == (BY_HAND,)
         with pytest.raises(ValueError, match=r"inside jax.jit or .*, found explicit \['hosts', 'devices'\]"):
             jax.jit(lambda X, y: glmcore.fit(glm, X, y))(*rows)

@@ -501,7 +501,7 @@ def test_a_strength_without_a_penalty_is_said_to_be_unused():
         new(regularizer="UnRegularized").fit(X, Y)
 
 
-METHODS = ("linear_predictor", "log_proba", "loss", "objective")
+METHODS = ("linear_predictor", "log_proba", "loss", "objective", "optimality")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -518,12 +518,26 @@ def test_methods_of_the_model_name_what_does_not_fit(method):
         with pytest.raises(ValueError, match=words):
             getattr(glm, method)(params, features, *rest)
     if rest:
-        with pytest.raises(ValueError, match=r"y must have shape \(5,\), one a row of X; found \(4,\)"):
+        with pytest.raises(ValueError, match=r"y must have shape \(5,\), one label a row of X; found \(4,\)"):
             getattr(glm, method)(good, X, y[:4])
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (5, 0)])
+def test_optimality_wants_rows_and_columns(shape):
+    glm, X = glmcore.GLM(glmcore.Categorical(3)), np.zeros(shape)
+    params = glmcore.GLMParams(np.zeros((shape[1], 3)), np.zeros(3))
+    with pytest.raises(ValueError, match=re.escape(f"X must have rows and columns, found [{shape}]")):
+        glm.optimality(params, X, np.zeros(shape[0], int))
+
+
+def test_the_null_model_names_a_short_y():
+    glm = glmcore.GLM(glmcore.Categorical(3))
+    with pytest.raises(ValueError, match=r"y must have shape \(5,\), one label a row of X; found \(1,\)"):
+        glm.initialize_params(np.zeros((5, 2)), np.zeros(1, int))
 
 
 def test_log_likelihood_names_a_short_y():
     glm, features = glmcore.GLM(glmcore.Categorical(3)), np.zeros((5, 2))
     good = glmcore.GLMParams(np.zeros((2, 3)), np.zeros(3))
-    with pytest.raises(ValueError, match=r"y must have shape \(5,\), one a row of X; found \(4,\)"):
+    with pytest.raises(ValueError, match=r"y must have shape \(5,\), one label a row of X; found \(4,\)"):
         glmcore.log_likelihood(glm, good, features, np.zeros(4, int))

@@ -354,9 +354,31 @@ def test_labels_of_no_class_have_no_likelihood(link):
     bad = y.at[0].set(-1).at[1].set(3)
     likelihood = glmcore.log_likelihood(glm, params, X, bad)
     np.testing.assert_array_equal(np.isnan(likelihood), np.arange(60) < 2)
-    assert np.isnan(glm.loss(params, X, bad))
+    assert np.isnan(glm.loss(params, X, bad)) and np.isnan(glm.optimality(params, X, bad))
+    assert np.isnan(glm.initialize_params(X, bad).intercept).all()
     weight = jnp.ones(60).at[:2].set(0)
     np.testing.assert_allclose(glm.loss(params, X, bad, weight), glm.loss(params, X, y, weight), rtol=1e-6)
+
+
+def test_methods_compute_integer_features_in_the_dtype_of_a_fit(x64):
+    X, y = small()
+    X = np.round(3 * X).astype(int)
+    glm = model(glmcore.Ridge(0.1))
+    result = glmcore.fit(glm, X, y)
+    for features in (X, jnp.asarray(X), jnp.asarray(X * 1.0)):
+        np.testing.assert_allclose(glm.optimality(result.params, features, y), result.optimality, rtol=1e-3)
+        assert glm.initialize_params(features, y).intercept.dtype == np.float64
+
+
+def test_strict_promotion_of_dtypes_is_for_the_users_own_code():
+    X, y = small()
+    X, glm, sparse = X.astype(np.float32), model(glmcore.Ridge(0.1)), model(glmcore.Lasso(0.01))
+    with jax.numpy_dtype_promotion("strict"):
+        result = glmcore.fit(glm, X, y)
+        params, _ = glmcore.update(glm, result.params, glmcore.init_state(glm, result.params, X, y), X, y)
+        path = glmcore.regularization_path(sparse, X, y, n_strengths=3)
+        assert result.converged and path.converged.all() and glm.optimality(params, X, y) < 1e-5
+        assert glmcore.fit_batches(glm, [(X, y)]).converged
 
 
 def test_optimality_is_what_tol_bounds_where_there_is_nothing_to_learn():

@@ -159,6 +159,13 @@ def test_a_pytree_is_its_stacked_matrix(split, whole):
         np.testing.assert_allclose(stacked(found), call(whole, method, at, *args), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("penalty, twin", [PENALTIES[name] for name in ("Ridge", "Lasso full", "ElasticNet")])
+def test_coefficients_may_be_integers(penalty, twin):
+    coef = np.arange(P * K).reshape(P, K) - 5
+    np.testing.assert_allclose(penalty.value(jnp.asarray(coef)), twin.value(coef), rtol=1e-6)
+    np.testing.assert_allclose(penalty.prox(jnp.asarray(coef), 0.5), twin.prox(coef, 0.5), rtol=1e-5, atol=1e-6)
+
+
 @each
 def test_derivatives_are_finite_at_zero(penalty, twin):
     zero = jnp.zeros((P, K))

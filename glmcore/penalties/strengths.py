@@ -30,12 +30,15 @@ def as_strength(strength: PyTree) -> PyTree:
 
 
 def per_entry(strength: PyTree, coef: PyTree) -> PyTree:
-    """One strength a leaf of ``coef``, in its dtype and broadcast to its shape."""
+    """One strength a leaf of ``coef``, in its float dtype and broadcast to its shape."""
     if jax.tree.structure(strength) != jax.tree.structure(coef):
         strength = jax.tree.map(lambda _: strength, coef)
-    return jax.tree.map(
-        lambda s, w: jnp.broadcast_to(jnp.asarray(s).astype(w.dtype), w.shape), strength, coef
-    )
+
+    def spread(s, w):
+        dtype = w.dtype if jnp.issubdtype(w.dtype, jnp.floating) else float
+        return jnp.broadcast_to(jnp.asarray(s).astype(dtype), w.shape)
+
+    return jax.tree.map(spread, strength, coef)
 
 
 def take_rows(strength: PyTree, coef: PyTree, index: Int[Array, " q"]) -> Array:
