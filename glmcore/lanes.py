@@ -283,7 +283,8 @@ class Lanes(eqx.Module):
             params = _params(point)
             state = lane.solver.init(problem, params, problem.predictor(params))
             run = Run(params, state, found, n_iter)
-            result = conclude(Task(problem, lane.solver, found.yardstick, self.free), run)
+            task = Task(problem, lane.solver, found.yardstick, self.free, looks_closer=False)
+            result = conclude(task, run)
             if lane.own is None:
                 return result
             return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)

@@ -1,13 +1,24 @@
 """The representative of least l2 norm among equivalent optima."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.factors import qr_basis, right_singular
+from glmcore.dense import DenseProblem
+from glmcore.factors import cholesky, qr_basis, right_singular
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
+
+#: By how much a predictor is ahead of another where that is all but certain.
+_CERTAIN = 6.0
+#: How many rounding errors of the most that a row gains another may lose.
+_RECEDING_ROUNDINGS = 1e4
+#: Rows that tell in most cases that there is no such direction, and the most products in the
+#: factorisation of all that it takes to find one.
+_FEW_ROWS = 4096
+_MOST_WORK = 2**32
 
 
 def least_norm_params(
@@ -48,6 +59,63 @@ def identifiable(problem: Problem) -> Int[Array, ""]:
         return jnp.sum(_row_space(_by_class(problem, triangle), n_used)[0]).astype(int)
 
     return jax.lax.cond(rank < n_features, measured, counted)
+
+
+def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
+    """Whether a class has a direction that proves that the likelihood has no maximum.
+
+    It is the part of the class's coefficients in ``params`` that only rows see that are all but
+    certainly of this class, or certainly not, and rightly so: it leaves the others as they are,
+    and without bound makes these more certain (quasi-complete separation, as by a rare feature
+    that one class never has).  Not looked for behind a mask or a link, on a stream, or where it takes long.
+    """
+    p = params.coef.shape[0]
+    known = isinstance(problem, DenseProblem) and problem.shift_invariant and problem.mask is None
+    if not known or problem.n_rows * p * p > _MOST_WORK:
+        return jnp.zeros((), bool)
+    eta, unit, used = problem.without_absent(problem.predictor(params)), problem.coordinates.unit, problem.weight > 0
+    # In units of the features, each scaled to unit variance.
+    scaled = problem.stretch * problem.level(params.coef) / jnp.where(unit > 0, unit, 1)[:, None]
+    own_eta = jnp.take_along_axis(eta, problem.y[None, :], axis=0)[0]
+
+    def centred(features, rest):
+        if not problem.fit_intercept:
+            return features
+        centre = jnp.mean(features, axis=0, where=rest[:, None])
+        return features - jnp.where(jnp.any(rest), centre, 0)[None, :]
+
+    def of_class(k):
+        own = problem.y == k
+        others = jnp.arange(len(eta), dtype=jnp.int32)[:, None] != k
+        ahead = jnp.where(own, eta[k] - jnp.max(jnp.where(others, eta, -jnp.inf), axis=0), own_eta - eta[k])
+        certain = used & (ahead > _CERTAIN)
+
+        rest = used & ~certain
+
+        def look():
+            features = centred(problem.X, rest)
+            weight = jnp.where(rest, problem.weight, 0)
+            seen, _ = eqx.tree_at(lambda q: (q.X, q.weight), problem, (features, weight)).triangle()
+            spans, rows = _row_space(seen, jnp.sum(used))
+            null = jnp.where(jnp.pad(spans, (0, p - spans.size))[:, None], 0, rows)
+            move = features @ (unit * (null.T @ (null @ scaled[:, k])))
+            gain = jnp.where(own, move, -move)
+            most = jnp.max(jnp.where(certain, gain, -jnp.inf))
+            rounding = _RECEDING_ROUNDINGS * jnp.finfo(most.dtype).eps * most
+            return (most > 1) & jnp.all(jnp.where(certain, gain >= -rounding, True))
+
+        def look_if_some_see_no_direction():
+            stride = -(-problem.n_rows // _FEW_ROWS)
+            few = jnp.where(rest[::stride, None], centred(problem.X[::stride], rest[::stride]) * unit[None, :], 0)
+            gram = few.T @ few
+            least = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+            see_all = jnp.isfinite(cholesky(gram - least * jnp.eye(p, dtype=gram.dtype))[-1, -1])
+            return jax.lax.cond(see_all, lambda: jnp.zeros((), bool), look)
+
+        look_closer = jnp.any(certain) & problem.present[k]
+        return jax.lax.cond(look_closer, look_if_some_see_no_direction, lambda: jnp.zeros((), bool))
+
+    return jnp.any(jax.lax.map(of_class, jnp.arange(len(eta), dtype=jnp.int32)))
 
 
 def _row_space(

@@ -17,9 +17,9 @@ from glmcore.dense import DenseProblem
 from glmcore.host_loop import HostLoop, Listeners
 from glmcore.identity import Identity
 from glmcore.jit import quick_jit
-from glmcore.least_norm import least_norm_params
+from glmcore.least_norm import least_norm_params, recedes
 from glmcore.params import GLMParams
-from glmcore.penalties import penalises_all
+from glmcore.penalties import UnRegularized, penalises_all
 from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
@@ -38,6 +38,8 @@ class Task(eqx.Module):
     yardstick: Float[Array, ""]
     #: False where a penalty is known to bound the coefficients: a smaller program.
     may_be_separable: bool = eqx.field(default=True, static=True)
+    #: Whether to spend a few factorisations on whether the data are quasi-separable.
+    looks_closer: bool = eqx.field(default=True, static=True)
 
     @property
     def tol(self) -> Float[Array, ""]:
@@ -80,11 +82,17 @@ class Task(eqx.Module):
         status = Status.where(status == Status.running, Status.stalled, status)
         if self.may_be_separable:
             unpenalised = problem.penalty_value(run.params.coef) == 0
-            separable = where_needed(unpenalised & self._has_classes, Problem.separable, problem, run.params)
+            separable = where_needed(unpenalised & self._has_classes, self._no_maximum, problem, run.params)
             status = Status.where(separable, Status.separable, status)
         status = Status.where(all_finite(user), status, Status.nonfinite)
         left_out = (status == Status.converged) & ~jnp.all(problem.present)
         return Status.where(left_out, Status.missing_class, status)
+
+    def _no_maximum(self, problem: Problem, params: GLMParams) -> Bool[Array, ""]:
+        found = problem.separable(params)
+        if self.looks_closer and isinstance(problem.penalty, UnRegularized):
+            found |= recedes(problem, params)
+        return found
 
     def _size(self, progress: Standing, power: float) -> Float[Array, ""]:
         """The objective that differences are compared with: below a power of the rounding of a
@@ -132,11 +140,26 @@ def start(
     """The fit before its first step."""
     params = starting_params(problem, init_params)
     eta = problem.null_predictor() if init_params is None else problem.predictor(params)
+    if init_params is not None and isinstance(problem, DenseProblem):
+        params, eta = _no_worse_than_null(problem, params, eta)
     look = problem.look(eta)
     state = solver.init(problem, params, eta)
     null = tree_norm(look.gradient) if init_params is None else problem.null_optimality()
     task = Task(problem, solver, problem.yardstick(null, solver.tol), may_be_separable)
     return task, Run.of(problem, params, look, state, solver)
+
+
+def _no_worse_than_null(
+    problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+) -> tuple[GLMParams, Float[Array, "K n"]]:
+    """The null model if its objective is smaller: far from the optimum, where all probabilities
+    are zero or one, hardly anything bends and no solver gets far."""
+    null, null_eta = problem.null_params(), problem.null_predictor()
+    objective, null_objective = (
+        problem.loss(predictor) + problem.penalty_value(at.coef)
+        for predictor, at in ((eta, params), (null_eta, null))
+    )
+    return tree_where(null_objective < objective, (null, null_eta), (params, eta))
 
 
 def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMParams:

@@ -115,7 +115,7 @@ def fit(
     solver : AbstractSolver, optional
         Default: :func:`default_solver`, which goes by the penalty and the size of the fit.
     init_params : GLMParams or (coef, intercept), optional
-        Where to start; default the null model.
+        Where to start; default the null model, which also takes the place of a worse start.
     sample_weight : array of shape (n,), optional
         Weights of the rows, not negative.  Rows of weight 0 may hold NaN, but not where X or
         the weights are traced.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import scipy.optimize
 from helpers import model, small
 
 import glmcore
@@ -198,6 +199,64 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     np.testing.assert_allclose(result.objective, glm.objective(result.params, X, y), rtol=1e-5)
     if result.converged:
         np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
+
+
+SPARSE = [glmcore.Lasso(0.1), glmcore.Lasso(0.01), glmcore.ElasticNet(0.01), glmcore.GroupLasso(0.01)]
+
+
+@pytest.mark.parametrize("penalty", SPARSE, ids=repr)
+@pytest.mark.parametrize("solver", [None, glmcore.ProximalGradient()])
+def test_a_sparse_fit_arrives_from_any_start(penalty, solver, precision):
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(120, 7))
+    y = np.argmax(X @ rng.normal(size=(7, 3)) + rng.gumbel(size=(120, 3)), axis=1)
+    X, glm = X.astype(precision), glmcore.GLM(glmcore.Categorical(3), penalty)
+    best = glmcore.fit(glm, X, y)
+    for far in (30, 100, 1000):
+        for seed in range(4):
+            start = (far * np.random.default_rng(seed).normal(size=(7, 3)), np.zeros(3))
+            result = glmcore.fit(glm, X, y, solver=solver, init_params=start)
+            assert result.converged
+            np.testing.assert_allclose(result.objective, best.objective, rtol=2e-6)
+
+
+def unbounded(X, y, K):
+    """Whether some direction lowers the loss for ever: a linear program."""
+    rows = np.hstack([X / np.abs(X).max(axis=0), np.ones((len(X), 1))])
+    leads = []
+    for row, label in zip(rows, y):
+        for other in set(range(K)) - {label}:
+            lead = np.zeros((K, rows.shape[1]))
+            lead[label], lead[other] = row, -row
+            leads.append(lead.ravel())
+    leads = np.array(leads)
+    found = scipy.optimize.linprog(-leads.sum(axis=0), -leads, np.zeros(len(leads)), bounds=(-1, 1))
+    return -found.fun > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["rare feature", "rare counts", "empty cell", "never in a class", "normal"])
+def test_quasi_separable_data_have_no_optimum(kind, precision):
+    outcomes = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        X, y = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
+        match kind:
+            case "rare feature":
+                X[:, 0] = (y == 0) * (rng.random(40) < 0.3)
+            case "rare counts":
+                X = rng.poisson(0.08, size=(40, 3)) + 1e-3 * rng.normal(size=(40, 1))
+            case "empty cell":
+                cell = rng.integers(0, 3, 40)
+                X[:, 0], X[:, 1] = cell == 0, cell == 1
+                y[cell == 0] = rng.integers(0, 2, np.sum(cell == 0))
+            case "never in a class":
+                X[:, 0] = rng.poisson(0.3, 40) * (y != 2)
+        X = X.astype(precision)
+        result = glmcore.fit(glmcore.GLM(glmcore.Categorical(3)), X, y)
+        name = "separable" if unbounded(X.astype(float), y, 3) else "converged"
+        assert status_name(result.status) == name
+        outcomes.add(name)
+    assert kind == "rare counts" or len(outcomes) == 1
 
 
 def test_an_ill_conditioned_fit_in_float32_does_not_claim_to_have_arrived():

@@ -159,6 +159,17 @@ def test_a_pytree_is_its_stacked_matrix(split, whole):
         np.testing.assert_allclose(stacked(found), call(whole, method, at, *args), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("make", [Ridge, Lasso, ElasticNet])
+def test_the_level_goes_by_the_values_of_the_strengths(make):
+    coef, present = jnp.asarray(RNG.standard_normal((P, 4)), jnp.float32), jnp.ones(4, bool)
+    each = np.tile(COLUMN, 4)
+    each[1] = 0
+    np.testing.assert_array_equal(make(each).level(coef, present), make(each[:, :1]).level(coef, present))
+    each[2, 0] += 0.1
+    expected = make(each[:, 1:2]).level(coef, present).at[2].set(coef[2])
+    np.testing.assert_array_equal(make(each).level(coef, present), expected)
+
+
 @pytest.mark.parametrize("penalty, twin", [PENALTIES[name] for name in ("Ridge", "Lasso full", "ElasticNet")])
 def test_coefficients_may_be_integers(penalty, twin):
     coef = np.arange(P * K).reshape(P, K) - 5

@@ -14,10 +14,10 @@ from glmcore.penalties.strengths import (
     as_strength,
     check_fits,
     check_strength,
-    differs_by_class,
     per_entry,
     show,
     take_rows,
+    where_alike,
 )
 from glmcore.tree import is_concrete, tree_sum
 
@@ -70,10 +70,10 @@ class Lasso(AbstractScalablePenalty):
         return Lasso(take_rows(self.strength, coef, index))
 
     def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
-        if differs_by_class(self.strength):
-            return coef
-        strength = per_entry(self.strength, coef)
-        return jax.tree.map(lambda w, s: _l1_levelled(w, s, jnp.zeros_like(s), present), coef, strength)
+        def levelled(w, s):
+            return where_alike(_l1_levelled(w, s, jnp.zeros_like(s), present), w, s)
+
+        return jax.tree.map(levelled, coef, per_entry(self.strength, coef))
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)
@@ -139,9 +139,10 @@ class ElasticNet(AbstractScalablePenalty):
         return ElasticNet(strength, ratio)
 
     def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
-        if differs_by_class((self.strength, self.ratio)):
-            return coef
-        return jax.tree.map(lambda w, a, b: _l1_levelled(w, a, b, present), coef, *self._parts(coef))
+        def levelled(w, a, b):
+            return where_alike(_l1_levelled(w, a, b, present), w, a, b)
+
+        return jax.tree.map(levelled, coef, *self._parts(coef))
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)

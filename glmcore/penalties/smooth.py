@@ -11,10 +11,10 @@ from glmcore.penalties.base import AbstractScalablePenalty
 from glmcore.penalties.strengths import (
     as_strength,
     check_strength,
-    differs_by_class,
     per_entry,
     show,
     take_rows,
+    where_alike,
     without_class_mean,
 )
 from glmcore.tree import tree_sum
@@ -108,7 +108,8 @@ class Ridge(AbstractScalablePenalty):
         return Ridge(take_rows(self.strength, coef, index))
 
     def level(self, coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
-        return coef if differs_by_class(self.strength) else without_class_mean(coef, present)
+        strength = per_entry(self.strength, coef)
+        return jax.tree.map(where_alike, without_class_mean(coef, present), coef, strength)
 
     def check(self, coef: PyTree) -> None:
         check_strength(self, coef)

@@ -2,6 +2,7 @@
 
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -55,6 +56,12 @@ def take_rows(strength: PyTree, coef: PyTree, index: Int[Array, " q"]) -> Array:
 
 def differs_by_class(strength: PyTree) -> bool:
     return any(np.ndim(s) > 0 and np.shape(s)[-1] > 1 for s in jax.tree.leaves(strength))
+
+
+def where_alike(levelled: Array, coef: Array, *strengths: Array) -> Array:
+    """``levelled`` in rows in which no strength differs by class, the others as they are in ``coef``."""
+    alike = [jnp.all(s == s[..., :1], axis=-1, keepdims=True) for s in strengths]
+    return jnp.where(functools.reduce(jnp.logical_and, alike), levelled, coef)
 
 
 def without_class_mean(coef: PyTree, present: Bool[Array, " K"]) -> PyTree:
