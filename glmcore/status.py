@@ -36,8 +36,8 @@ class Status(eqx.Enumeration):
         "their mean, or go from float32 to float64"
     )
     separable = (
-        "classes are perfectly separable and nothing penalises the coefficients: the likelihood "
-        "has no maximum and the coefficients grow without bound"
+        "classes are separable, if only by a feature that one of them never has, and nothing penalises "
+        "the coefficients: the likelihood has no maximum and the coefficients grow without bound"
     )
     nonfinite = "the objective or its gradient is not finite"
     missing_class = "converged; classes without weight were left out"

@@ -201,23 +201,20 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
         np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
 
 
-SPARSE = [glmcore.Lasso(0.1), glmcore.Lasso(0.01), glmcore.ElasticNet(0.01), glmcore.GroupLasso(0.01)]
-
-
-@pytest.mark.parametrize("penalty", SPARSE, ids=repr)
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), glmcore.ElasticNet(0.01)], ids=repr)
 @pytest.mark.parametrize("solver", [None, glmcore.ProximalGradient()])
-def test_a_sparse_fit_arrives_from_any_start(penalty, solver, precision):
+def test_a_sparse_fit_arrives_from_any_start(penalty, solver):
     rng = np.random.default_rng(5)
     X = rng.normal(size=(120, 7))
     y = np.argmax(X @ rng.normal(size=(7, 3)) + rng.gumbel(size=(120, 3)), axis=1)
-    X, glm = X.astype(precision), glmcore.GLM(glmcore.Categorical(3), penalty)
+    X, glm = X.astype(np.float32), glmcore.GLM(glmcore.Categorical(3), penalty)
     best = glmcore.fit(glm, X, y)
     for far in (30, 100, 1000):
         for seed in range(4):
             start = (far * np.random.default_rng(seed).normal(size=(7, 3)), np.zeros(3))
             result = glmcore.fit(glm, X, y, solver=solver, init_params=start)
             assert result.converged
-            np.testing.assert_allclose(result.objective, best.objective, rtol=2e-6)
+            np.testing.assert_allclose(result.objective, best.objective, rtol=1e-6)
 
 
 def unbounded(X, y, K):
