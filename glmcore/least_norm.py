@@ -14,7 +14,7 @@ from glmcore.problem import Problem
 #: By how much a predictor is ahead of another where that is all but certain.
 _CERTAIN = 6.0
 #: How many rounding errors of the most that a row gains another may lose.
-_RECEDING_ROUNDINGS = 1e4
+_RECEDING_ROUNDINGS = 1e3
 #: Rows that tell in most cases that there is no such direction, and the most products in the
 #: factorisation of all that it takes to find one.
 _FEW_ROWS = 4096
@@ -89,7 +89,6 @@ def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
         others = jnp.arange(len(eta), dtype=jnp.int32)[:, None] != k
         ahead = jnp.where(own, eta[k] - jnp.max(jnp.where(others, eta, -jnp.inf), axis=0), own_eta - eta[k])
         certain = used & (ahead > _CERTAIN)
-
         rest = used & ~certain
 
         def look():
@@ -100,16 +99,15 @@ def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
             null = jnp.where(jnp.pad(spans, (0, p - spans.size))[:, None], 0, rows)
             move = features @ (unit * (null.T @ (null @ scaled[:, k])))
             gain = jnp.where(own, move, -move)
-            most = jnp.max(jnp.where(certain, gain, -jnp.inf))
-            rounding = _RECEDING_ROUNDINGS * jnp.finfo(most.dtype).eps * most
-            return (most > 1) & jnp.all(jnp.where(certain, gain >= -rounding, True))
+            most, least = jnp.max(gain, where=certain, initial=0), jnp.min(gain, where=used, initial=0)
+            return (most > 1) & (least >= -_RECEDING_ROUNDINGS * jnp.finfo(most.dtype).eps * most)
 
         def look_if_some_see_no_direction():
             stride = -(-problem.n_rows // _FEW_ROWS)
             few = jnp.where(rest[::stride, None], centred(problem.X[::stride], rest[::stride]) * unit[None, :], 0)
             gram = few.T @ few
-            least = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-            see_all = jnp.isfinite(cholesky(gram - least * jnp.eye(p, dtype=gram.dtype))[-1, -1])
+            noise = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+            see_all = jnp.isfinite(cholesky(gram - noise * jnp.eye(p, dtype=gram.dtype))[-1, -1])
             return jax.lax.cond(see_all, lambda: jnp.zeros((), bool), look)
 
         look_closer = jnp.any(certain) & problem.present[k]
