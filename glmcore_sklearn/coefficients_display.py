@@ -1,6 +1,7 @@
 """A picture of coefficients, a column or an image a class."""
 
 import math
+from numbers import Integral
 
 import jax
 import numpy as np
@@ -73,7 +74,9 @@ class CoefficientsDisplay:
         Raises
         ------
         NotFittedError
-            If the estimator has no coefficients.
+            If the estimator has no coefficients yet.
+        TypeError
+            If it is no linear classifier, or one of many targets.
         ValueError
             If the names are not one a feature or one a class, or ``image_shape`` does not hold the features.
         """
@@ -109,10 +112,10 @@ class CoefficientsDisplay:
         ValueError
             If ``image_shape`` does not hold the features.
         """
-        if image_shape is not None and math.prod(image_shape) != len(self.coef):
+        if image_shape is not None and not _is_grid(image_shape, len(self.coef)):
             raise ValueError(
-                f"image_shape must hold the {len(self.coef)} features, found {tuple(image_shape)}, which holds "
-                f"{math.prod(image_shape)}"
+                f"image_shape must be (rows, columns), two whole numbers whose product is the number of features, "
+                f"{len(self.coef)}; found {image_shape!r}"
             )
         limit = np.abs(self.coef).max() or 1.0
         colors = {"cmap": _CMAP, "vmin": -limit, "vmax": limit}
@@ -165,8 +168,17 @@ class CoefficientsDisplay:
         return image
 
 
+def _is_grid(shape, size: int) -> bool:
+    whole = np.shape(shape) == (2,) and all(isinstance(length, Integral) and length > 0 for length in shape)
+    return whole and math.prod(shape) == size
+
+
 def _by_feature(model) -> np.ndarray:
     """Coefficients with a row a feature and a column a class; of two classes the difference of the columns."""
+    if any(np.ndim(leaf) != 2 for leaf in jax.tree.leaves(getattr(model, "coef_", 0.0))):
+        raise TypeError(
+            f"estimator must be a linear classifier of one target, with a coef_ of two axes, found {type(model).__name__}"
+        )
     if not isinstance(model, ClassifierGLM):
         coef = model.coef_.toarray() if scipy.sparse.issparse(model.coef_) else np.asarray(model.coef_)
         return coef.T

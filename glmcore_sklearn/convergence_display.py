@@ -19,8 +19,8 @@ class ConvergenceDisplay:
     name : str
         What the fit is called in the key.
     best : float, optional
-        Objective of the optimum.  Default: the least objective of the fit, relative to which its last steps look
-        better than they are.
+        Objective of the optimum, relative to which the gap is drawn; as it is if this is 0.  Default: the least
+        objective of the fit, which makes its last steps look better than they are.
 
     Attributes
     ----------
@@ -101,14 +101,21 @@ class ConvergenceDisplay:
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If there are no reports.
         """
+        if not self.reports:
+            raise ValueError("reports must hold those of a fit, as glmcore.Trace().reports after one; found none")
         ax = drawing.axes(ax, (7, 4.2))
         color = drawing.COLORS[len(ax.get_lines()) // 3 % len(drawing.COLORS)]
         steps = np.array([report.n_iter for report in self.reports])
         residual = np.array([report.optimality for report in self.reports])
         objective = np.array([report.objective for report in self.reports])
         best = objective.min() if self.best is None else self.best
-        gap = (objective - best) / abs(best)
+        gap = (objective - best) / (abs(best) or 1.0)
         above = gap > 0  # the least is nowhere on a logarithmic scale
         few = {"marker": "o", "markersize": 3.5} if len(steps) <= 60 else {}
         (first,) = ax.plot(steps, residual, color=color, label=f"{self.name}: optimality residual", **few)

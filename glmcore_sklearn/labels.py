@@ -261,8 +261,8 @@ def encode(labels, classes, argument="y"):
             return labels.astype(np.int32)
         known = (labels >= 0) & (labels < classes.size)
     elif "O" in kinds:
-        index_of = {label: index for index, label in enumerate(_items(classes))}
-        indices = [index_of.get(label, -1) for label in _items(labels)]
+        index_of = {label: index for index, label in enumerate(items(classes))}
+        indices = [index_of.get(label, -1) for label in items(labels)]
         indices = np.array(indices, dtype=np.int32).reshape(labels.shape)
         known = indices >= 0
     elif _FAMILY[kinds[0]] == _FAMILY[kinds[1]]:
@@ -369,7 +369,8 @@ def check_class_count(classes, n_classes):
     raise ValueError(f"Found {found} {plural} in y ({_listing(classes)}), expected {expected}.")
 
 
-def _items(labels):
+def items(labels):
+    """The labels of an array, each an object that is equal to itself in another array."""
     # tolist() makes hashing fast but turns nanosecond dates into bare integers.
     labels = labels.ravel()
     return list(labels) if labels.dtype.kind in "mM" else labels.tolist()
@@ -377,7 +378,7 @@ def _items(labels):
 
 def _listing(labels, limit=5):
     """The first distinct labels, as a user would type them."""
-    shown = list(dict.fromkeys(_items(labels)))
+    shown = list(dict.fromkeys(items(labels)))
     write = str if labels.dtype.kind in "mM" else repr
     more = ", ..." if len(shown) > limit else ""
     return ", ".join(map(write, shown[:limit])) + more

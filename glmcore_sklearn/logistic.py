@@ -299,13 +299,13 @@ class LogisticRegression(LinearClassifier):
         if not hasattr(self, "coef_"):
             return None
         self.densify()
-        n_rows = 1 if len(classes) == 2 else len(classes)
-        if self.coef_.shape != (n_rows, X.shape[1]):
+        coef, n_rows = np.asarray(self.coef_), 1 if len(classes) == 2 else len(classes)
+        if coef.shape != (n_rows, X.shape[1]):
             raise ValueError(
-                f"warm_start needs coef_ of shape {(n_rows, X.shape[1])} for these data, found {self.coef_.shape} "
+                f"warm_start needs coef_ of shape {(n_rows, X.shape[1])} for these data, found {coef.shape} "
                 "from the last fit"
             )
-        return softmax.to_params(self.coef_, self.intercept_)
+        return softmax.to_params(coef, np.asarray(self.intercept_))
 
     def _run(self, samples, classes, C, l1_ratio, start):
         model = self._model(samples, len(classes), C, l1_ratio)
@@ -336,7 +336,11 @@ class LogisticRegression(LinearClassifier):
         penalty = softmax.make_penalty(C, l1_ratio, 1.0, 2)  # of the kind of that of all batches
         solver = softmax.make_solver(self.solver, penalty, None, self.tol, self.max_iter, self.random_state)
         new = Stream(settings, C, l1_ratio, solver)
-        same = stream is not None and type(stream.solver) is type(solver) and stream.settings["solver"] == self.solver
+        same = (
+            stream is not None
+            and type(stream.solver) is type(solver)
+            and all(stream.settings[name] == settings[name] for name in ("solver", "fit_intercept"))
+        )
         return new._replace(state=stream.state, n_rows=stream.n_rows) if same else new
 
     def __getstate__(self):
@@ -363,7 +367,8 @@ class LogisticRegression(LinearClassifier):
         if hasattr(self, "coef_"):
             if scipy.sparse.issparse(self.coef_):
                 self.densify()
-            params = softmax.to_params(self.coef_, self.intercept_)
+            # An earlier intercept stays only where there still is one.
+            params = softmax.to_params(self.coef_, self.intercept_ * bool(self.fit_intercept))
         else:
             params = _initialize(model, *glmcore.pad_rows(X, y, _ones(samples)))
         if state is None:
@@ -402,12 +407,30 @@ def class_and_sample_weight(class_weight, classes, y, sample_weight):
     weight = check_sample_weight(sample_weight, len(y))
     if class_weight is None:
         return weight
-    factors = compute_class_weight(class_weight, classes=classes, y=classes[y], sample_weight=weight)
+    factors = _class_factors(class_weight, classes, y, weight)
     if not ((factors >= 0).all() and 0 < factors.sum() < np.inf):
         raise ValueError(
             f"class_weight must be finite, not negative and not all zero, found {dict(zip(classes.tolist(), factors.tolist()))}"
         )
-    return factors[y] if weight is None else factors[y] * weight
+    product = factors[y] if weight is None else factors[y] * weight
+    if not product.any():
+        raise ValueError(
+            f"class_weight times sample_weight is zero for all {len(y)} samples, expected a weight above zero"
+        )
+    return product
+
+
+def _class_factors(class_weight, classes, y, weight):
+    """One factor a class; balanced among those that have weight, as if the other rows were not there."""
+    if not isinstance(class_weight, str) or weight is None:
+        return compute_class_weight(class_weight, classes=classes, y=classes[y])
+    used = weight > 0
+    seen = np.unique(y[used])
+    factors = np.zeros(len(classes))
+    factors[seen] = compute_class_weight(
+        class_weight, classes=classes[seen], y=classes[y[used]], sample_weight=weight[used]
+    )
+    return factors
 
 
 def strength_of_penalty(penalty, C, l1_ratio):

@@ -33,6 +33,7 @@ class LogisticRegressionCV(LinearClassifier):
     A drop-in for ``sklearn.linear_model.LogisticRegressionCV``, with the objective of :class:`LogisticRegression`:
     all folds and strengths are one compiled program that shares X, a fold being the weights of its rows, and each
     strength begins where the line through the last two answers leads.  Log-loss and accuracy are computed there too.
+    It computes in the dtype of X, float64 or float32, where scikit-learn's computes in float64.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class LogisticRegressionCV(LinearClassifier):
         Factors on the weights of the samples of each class; balanced over all rows.
     refit : bool, default True
         Whether to fit all rows with the best mean score's choice; else the fits of the best choice of each fold are
-        averaged.
+        averaged, a class over the folds that train on it.
     random_state : int, RandomState or None
         Seed of ``"SVRG"`` and ``"ProxSVRG"``.
     use_legacy_attributes : bool, default True
@@ -172,6 +173,9 @@ class LogisticRegressionCV(LinearClassifier):
         -----
         sklearn.exceptions.ConvergenceWarning
             If the optimality residual of some fits did not reach `tol`: how many, and what to change.
+        UserWarning
+            If folds train on no rows of a class: its probability is 0 there, and the log-loss of its rows the largest
+            that there is.
         """
         _raise_for_params(params, self, "fit")
         with unchanged_on_error(self):
@@ -193,7 +197,7 @@ class LogisticRegressionCV(LinearClassifier):
                 solvers = [self._solver(ratio) for ratio in l1_ratios]
                 found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, bool(self.fit_intercept), solvers)
             scores = self._scores(found, Cs, X, labels, splits, to_scorer)
-            self._keep(found, scores, Cs, l1_ratios, solvers)
+            self._keep(found, scores, Cs, l1_ratios, solvers, self._seen(folds.train, y, len(splits)))
         return self
 
     @_deprecate_positional_args(version="1.11")
@@ -313,14 +317,26 @@ class LogisticRegressionCV(LinearClassifier):
         tests = [test for _, test in splits]
         return scoring.score_cells(self._scoring, self.classes_, found, Cs, X, labels, tests, to_scorer)
 
-    def _keep(self, found, scores, Cs, l1_ratios, solvers):
+    def _seen(self, train, y, n_folds):
+        """Which classes the fits of the folds see, (F, K); a UserWarning for those that one of them does not."""
+        seen = np.stack([np.bincount(y, weight, len(self.classes_)) > 0 for weight in train])
+        lacking = np.flatnonzero(~seen[:n_folds].all(axis=1))
+        if lacking.size:
+            warnings.warn(
+                f"{lacking.size} of {n_folds} folds train on no rows of some classes, fold {lacking[0]} for one of "
+                f"{self.classes_[~seen[lacking[0]]].tolist()}: to these a fold's fit gives the probability 0",
+                stacklevel=3,
+            )
+        return seen
+
+    def _keep(self, found, scores, Cs, l1_ratios, solvers, seen):
         """The attributes, of which some have two forms."""
         n_folds = len(scores)
         chosen = _, ratios, strengths = best_cells(scores, self.refit)
         used = np.zeros(found.converged.shape, bool)
         used[:n_folds] = used[chosen] = True
         report_cells(found, used, Cs, solvers)
-        self.coef_, self.intercept_ = found.coef[chosen].mean(axis=0), found.intercept[chosen].mean(axis=0)
+        self.coef_, self.intercept_ = _mean_fit(found.coef[chosen], found.intercept[chosen], seen[chosen[0]])
         self.Cs_, self.l1_ratios_ = Cs, l1_ratios
         self.C_, self.l1_ratio_ = float(Cs[strengths].mean()), float(l1_ratios[ratios].mean())
         self.scores_, self.n_iter_ = scores, found.n_iter[:n_folds]
@@ -345,6 +361,13 @@ class LogisticRegressionCV(LinearClassifier):
         self.n_iter_ = n_iter[None]
         self.C_ = np.full(len(rows), self.C_)
         self.l1_ratio_ = np.full(len(rows), None if none_given and self.refit else self.l1_ratio_)
+
+
+def _mean_fit(coef, intercept, seen):
+    """The mean over folds of coef (F, rows, p) and intercept (F, rows); that of a class over the folds that saw it."""
+    counts = seen if intercept.shape[1] == seen.shape[1] else seen.all(axis=1, keepdims=True)
+    counts = counts | ~counts.any(axis=0)
+    return coef.mean(axis=0, where=counts[..., None]), intercept.mean(axis=0, where=counts)
 
 
 def _warn(words, stacklevel=4):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from glmcore_sklearn import drawing
+from glmcore_sklearn import drawing, labels
 from glmcore_sklearn.path import RegularizationPath, regularization_path
 
 #: Lines of the features that are not named.
@@ -113,9 +113,10 @@ class RegularizationPathDisplay:
         leaves = jax.tree.leaves(self.path.coef_)
         coef, classes = np.concatenate([np.asarray(leaf) for leaf in leaves], axis=1), self.path.classes_
         if label is not None:
-            if label not in classes.tolist():
-                raise ValueError(f"label must be one of the classes {classes.tolist()}, found {label!r}")
-            return coef[:, :, classes.tolist().index(label)], f"coefficient of class {label}"
+            known = labels.items(classes)
+            if label not in known:
+                raise ValueError(f"label must be one of the classes {known}, found {label!r}")
+            return coef[:, :, known.index(label)], f"coefficient of class {label}"
         if len(classes) == 2:
             return coef[:, :, 1] - coef[:, :, 0], f"log-odds of class {classes[1]} per unit"
         return np.linalg.norm(coef, axis=2), "norm of a feature's coefficients"

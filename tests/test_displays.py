@@ -1,5 +1,7 @@
 """Pictures: what is drawn is what the estimators say, in scikit-learn's convention."""
 
+import re
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,10 +14,12 @@ from sklearn.linear_model import LogisticRegression as Theirs
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 import glmcore
 from glmcore_sklearn import (
     ClassifierGLM,
+    ClassifierPopulationGLM,
     CoefficientsDisplay,
     ConvergenceDisplay,
     LogisticRegression,
@@ -139,8 +143,13 @@ def test_what_the_display_of_coefficients_refuses(glm):
         CoefficientsDisplay.from_estimator(glm, feature_names=["one", "two"])
     with pytest.raises(ValueError, match="class_names must have length 3, found 2"):
         CoefficientsDisplay.from_estimator(glm, class_names=["a", "b"])
-    with pytest.raises(ValueError, match=r"must hold the 4 features, found \(8, 8\), which holds 64"):
-        CoefficientsDisplay.from_estimator(glm, image_shape=(8, 8))
+    for shape in ((8, 8), (4,), (-2, -2), 4, (2.0, 2.0), (2, 2, 1)):
+        with pytest.raises(ValueError, match=f"two whole numbers .* 4; found {re.escape(repr(shape))}"):
+            CoefficientsDisplay.from_estimator(glm, image_shape=shape)
+    population = ClassifierPopulationGLM(3).fit(X, np.stack([Y, Y[::-1]], axis=1))
+    for other in (population, DecisionTreeClassifier().fit(X, Y)):
+        with pytest.raises(TypeError, match=f"linear classifier of one target.* found {type(other).__name__}"):
+            CoefficientsDisplay.from_estimator(other)
     with pytest.raises(ValueError, match="ax must have a place in a grid"):
         CoefficientsDisplay.from_estimator(glm, image_shape=(2, 2), ax=plt.figure().add_axes((0, 0, 1, 1)))
 
@@ -260,6 +269,13 @@ def test_convergence_of_logistic_regression(capsys):
 def test_convergence_of_others_is_refused():
     with pytest.raises(TypeError, match="must be a ClassifierGLM, .*found StandardScaler"):
         ConvergenceDisplay.from_estimator(StandardScaler(), X, Y)
+
+
+def test_the_gap_to_an_optimum_of_zero_is_the_objective(glm):
+    display = ConvergenceDisplay.from_estimator(glm, X, LABELS, best=0.0)
+    np.testing.assert_allclose(display.lines_[1].get_ydata(), [report.objective for report in display.reports])
+    with pytest.raises(ValueError, match="reports must hold those of a fit"):
+        ConvergenceDisplay([]).plot()
 
 
 # The trace itself

@@ -94,6 +94,16 @@ def test_weights_and_class_weights(y, class_weight):
     same(*(fit(X, y, WEIGHT, class_weight=class_weight) for fit in (ours, theirs)))
 
 
+def test_classes_are_balanced_among_the_rows_with_weight():
+    weight = np.where(Y == 1, 0, WEIGHT)
+    with pytest.warns(UserWarning, match=r"weights of the classes \[1\] are all zero: they are left out"):
+        found = ours(X, Y, weight, class_weight="balanced")
+    expected = theirs(X[Y != 1], Y[Y != 1], WEIGHT[Y != 1], class_weight="balanced", C=2.0)
+    difference = found.coef_[2] - found.coef_[0], found.intercept_[2] - found.intercept_[0]
+    np.testing.assert_allclose(difference[0], expected.coef_[0], atol=1e-7)
+    np.testing.assert_allclose(difference[1], expected.intercept_[0], atol=1e-7)
+
+
 def test_a_weight_is_a_repeated_row():
     counts = np.arange(len(Y)) % 3
     same(ours(X, Y, counts), ours(np.repeat(X, counts, axis=0), np.repeat(Y, counts)))
@@ -166,6 +176,7 @@ def test_warm_start():
     with pytest.raises(ValueError, match="warm_start"):
         model.fit(X, BINARY)
     two = ours(X, BINARY, warm_start=True)
+    two.coef_ = two.coef_.tolist()
     assert two.fit(X, BINARY).n_iter_[0] == 0
 
 
@@ -199,6 +210,8 @@ def test_partial_fit_goes_on_from_a_fit(programs):
     assert programs.compiled == 0
     model.set_params(solver="GradientDescent").partial_fit(X, Y)  # another solver makes its own state
     assert model.n_iter_[0] == 1
+    model.set_params(fit_intercept=False).partial_fit(X, Y)
+    assert model.n_iter_[0] == 1 and not model.intercept_.any()
 
 
 def test_what_partial_fit_refuses():
@@ -215,10 +228,13 @@ def test_what_partial_fit_refuses():
         (lambda: model.partial_fit(X, Y, classes=["a", 1, 2]), "Mix of label input types"),
         (lambda: model.partial_fit(X, Y, classes=[2]), "classes must hold at least 2 labels, found \\[2\\]"),
         (lambda: model.partial_fit(X[:, :2], Y), "features"),
+        (lambda: model.partial_fit(X, Y, sample_weight=0 * WEIGHT), "sample_weight is zero for all"),
     ):
         with pytest.raises(ValueError, match=error):
             batch()
         assert vars(model) == before
+    with pytest.raises(ValueError, match="class_weight times sample_weight is zero for all"):
+        model.set_params(class_weight={0: 0.0}).partial_fit(X[Y == 0], Y[Y == 0])
     with pytest.raises(ValueError, match="balanced"):
         model.set_params(class_weight="balanced").partial_fit(X, Y)
 

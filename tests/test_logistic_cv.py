@@ -128,6 +128,18 @@ def test_groups_and_routing():
         LogisticRegressionCV(**NEW).fit(X, Y, groups=groups)
 
 
+@pytest.mark.parametrize("y", [Y, BINARY.astype(int)], ids=["three", "two"])
+def test_a_fold_may_lack_a_class(y):
+    """Its rows are the held-out ones of one fold, which gives it the probability 0: the mean is over the others."""
+    splits = [(np.flatnonzero(train), np.flatnonzero(~train)) for train in (y != 1, np.arange(90) > 20, np.arange(90) < 70)]
+    with pytest.warns(UserWarning, match=r"1 of 3 folds train on no rows of some classes, fold 0 for one of \[1\]"):
+        found = LogisticRegressionCV(**NEW | {"cv": splits, "refit": False, "Cs": [1.0]}).fit(X, y)
+    fits = [LogisticRegression(tol=1e-12, max_iter=1000).fit(X[train], y[train]) for train, _ in splits[1:]]
+    row = 1 if len(found.classes_) > 2 else 0
+    np.testing.assert_allclose(found.coef_[row], np.mean([fit.coef_[row] for fit in fits], axis=0), atol=1e-7)
+    np.testing.assert_allclose(found.intercept_[row], np.mean([fit.intercept_[row] for fit in fits]), atol=1e-7)
+
+
 def test_folds_that_repeat_rows_and_masks():
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(Y), len(Y)) for _ in range(3)]

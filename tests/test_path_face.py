@@ -1,5 +1,7 @@
 """Paths in scikit-learn's terms, and their picture."""
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
@@ -93,6 +95,12 @@ def test_the_picture(path):
     one = display.plot(label="b", ax=matplotlib.figure.Figure().subplots())
     np.testing.assert_allclose(one.lines_[1].get_ydata(), path.coef_[:, 1, 1])
     display.figure_.canvas.draw()
+
+
+def test_the_class_drawn_may_be_a_date(path):
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[ns]")
+    display = RegularizationPathDisplay(dataclasses.replace(path, classes_=days)).plot(label=days[1])
+    np.testing.assert_allclose(display.lines_[2].get_ydata(), path.coef_[:, 2, 1])
 
 
 @pytest.mark.slow

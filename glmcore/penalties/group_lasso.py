@@ -36,7 +36,8 @@ class GroupLasso(AbstractScalablePenalty):
     mask : array of 0/1 of shape (n_groups, p, K), or a pytree of these, optional
         ``mask[g, j, k]`` is 1 where the coefficient of feature j and class k is in group g.
         Groups must not overlap; entries in no group are not penalised.  Without a mask every
-        feature is one group of its K coefficients.
+        feature is one group of its K coefficients.  All entries of a group count in its size, those
+        that a feature mask or a class without rows holds at zero too.
 
     Examples
     --------
