@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Optional
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,7 +155,9 @@ def on_automatic_mesh(verb: Callable) -> Callable:
 
     @functools.wraps(verb)
     def called(*args: Any, **named: Any) -> Any:
-        mesh = next(filter(None, map(_explicit_mesh, jax.tree.leaves((args, named)))), None)
+        # Modules take long to look through, and hold no rows.
+        data = [given for given in (*args, *named.values()) if not isinstance(given, eqx.Module)]
+        mesh = next(filter(None, map(_explicit_mesh, jax.tree.leaves(data))), None)
         around = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
         if mesh is None and not around:
             return verb(*args, **named)
