@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
-from glmcore.model import GLM, check_indices
+from glmcore.model import GLM, check_indices, check_not_empty
 from glmcore.observations import InverseLink, unknown_labels
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
@@ -45,8 +45,7 @@ def check_data(
     if any(leaf.shape[0] != n for leaf in leaves):
         lengths = [leaf.shape[0] for leaf in leaves]
         raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
-    if n == 0 or sum(leaf.shape[1] for leaf in leaves) == 0:
-        raise ValueError(f"X must have rows and columns, found {[x.shape for x in leaves]}")
+    check_not_empty(leaves)
     dtype = sample_dtype(leaves) if dtype is None else dtype
     y = _as_array(y, "y")
     _check_labels(y, n, model.observations.n_outputs)

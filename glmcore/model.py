@@ -202,9 +202,7 @@ class GLM(eqx.Module):
         return self.observations.negative_log_likelihood(eta, y, self.inverse_link)
 
     def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(X)]
-        if 0 in (shapes[0][0], sum(shape[1] for shape in shapes)):
-            raise ValueError(f"X must have rows and columns, found {shapes}")
+        check_not_empty(jax.tree.leaves(X))
         y, weight = jnp.asarray(y), _weights(sample_weight, X)
         check_indices(y, len(weight))
         X = jax.tree.map(lambda x: x.astype(weight.dtype), _without_idle_rows(X, weight))
@@ -213,6 +211,12 @@ class GLM(eqx.Module):
         )
         unknown = unknown_labels(y, weight, self.observations.n_outputs)
         return DenseProblem.of(self, features, y, jnp.where(unknown, jnp.nan, weight), coordinates)
+
+
+def check_not_empty(leaves: list) -> None:
+    """Refuse features without rows or without columns."""
+    if 0 in (len(leaves[0]), sum(leaf.shape[1] for leaf in leaves)):
+        raise ValueError(f"X must have rows and columns, found {[leaf.shape for leaf in leaves]}")
 
 
 def check_indices(y: Any, n: int) -> None:

@@ -5,8 +5,12 @@ import functools
 import jax
 import numpy as np
 import oracle
+import pytest
 
 import glmcore
+
+#: An argument of which only the long run of the tests makes a case.
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 K_OF = {"breast_cancer": 2, "digits": 10}
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -782,7 +783,7 @@ def fuzz(folder, seed, count, repair):
 
 
 @pytest.mark.parametrize("repair", [bytes, with_checksums])
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, slow(10_000)])
 def test_mutated_files_load_equal_or_are_refused(tmp_path, repair, count):
     loaded = fuzz(tmp_path, seed=count, count=count, repair=repair)
     assert 0 < loaded < count  # both happen, so the test has teeth

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import model, small
+from helpers import model, slow, small
 
 import glmcore
 from glmcore_sklearn import ClassifierGLM, LogisticRegression, load_model
@@ -64,7 +64,7 @@ def same(result, expected):
 SLOW = ("ProximalGradient", "SVRG")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FITS])
+@pytest.mark.parametrize("name", [slow(n) if n in SLOW else n for n in FITS])
 def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, name):
     run, glm, solver = FITS[name]
     X, y = small()
@@ -262,7 +262,7 @@ def test_a_killed_fit_loses_one_interval_at_most(tmp_path):
         steps = [int(line) for line in lines if "?" not in line]
         resumed_at(steps[0])
         last, announced = steps[-1], int(lines[-1].rstrip("?\n"))
-    output, _ = start_killable(tmp_path).communicate(timeout=100)
+    output, _ = start_killable(tmp_path).communicate(timeout=300)
     *steps, digest = [word for word in output.split() if "?" not in word]
     resumed_at(int(steps[0]))
     assert all(0 <= n < killable.EVERY for n in lost), lost

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import model, small
+from helpers import model, slow, small
 
 import glmcore
 from glmcore import jit
@@ -178,7 +178,7 @@ def test_arrays_of_another_byte_order(x64):
     )
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), glmcore.Lasso(0.1)], ids=repr)
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), slow(glmcore.Lasso(0.1))], ids=repr)
 @pytest.mark.parametrize("n_models", [None, 3])
 def test_products_are_exact_where_jax_would_round_their_factors(penalty, n_models, monkeypatch):
     def precisions(n):

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import scipy.optimize
-from helpers import model, small
+from helpers import model, slow, small
 
 import glmcore
 from glmcore import status_name
@@ -173,7 +173,7 @@ def test_float64_fits_of_many_rows(solver, x64):
     assert result.converged and glm.optimality(result.params, X, y) < 1e-7
 
 
-@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.ProximalNewton()])
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), slow(glmcore.ProximalNewton())])
 def test_a_missing_class_among_many_parameters(solver):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 20)).astype(np.float32)
@@ -185,8 +185,8 @@ def test_a_missing_class_among_many_parameters(solver):
     np.testing.assert_allclose(np.delete(found.params.coef, 3, axis=1), without.params.coef, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), glmcore.BFGS(), glmcore.NonlinearCG()])
-@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), slow(glmcore.BFGS()), glmcore.NonlinearCG()])
+@pytest.mark.parametrize("far", [slow(1e2), slow(1e4), 1e6])
 def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 20)).astype(np.float32)
@@ -201,7 +201,7 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
         np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), glmcore.ElasticNet(0.01)], ids=repr)
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), slow(glmcore.ElasticNet(0.01))], ids=repr)
 @pytest.mark.parametrize("solver", [None, glmcore.ProximalGradient()])
 def test_a_sparse_fit_arrives_from_any_start(penalty, solver):
     rng = np.random.default_rng(5)

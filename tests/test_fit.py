@@ -18,6 +18,7 @@ from helpers import (
     reference,
     relative_error,
     relative_gap,
+    slow,
     small,
     status,
 )
@@ -33,7 +34,7 @@ F32, F64 = np.dtype("float32"), np.dtype("float64")
 
 
 @pytest.mark.parametrize(
-    "name", ["iris", "wine", "breast_cancer", pytest.param("digits", marks=pytest.mark.slow), "shifted", "scaled", "shifted_scaled"]
+    "name", ["iris", "wine", "breast_cancer", slow("digits"), "shifted", "scaled", "shifted_scaled"]
 )
 def test_ridge_reaches_the_optimum_of_raw_data(name, precision):
     X, y = data(name, precision)
@@ -77,7 +78,7 @@ def test_newton_in_float32_does_not_go_along_the_level_of_the_classes():
 
 SPARSE = [
     ("breast_cancer", ("Lasso", 0.02)), ("iris", ("ElasticNet", 0.02, 0.5)), ("wine", ("GroupLasso", 0.02)),
-    *((name, spec) for name in ("shifted", "scaled", "shifted_scaled")
+    *(case(name, spec) for case, name in ((slow, "shifted"), (slow, "scaled"), (pytest.param, "shifted_scaled"))
       for spec in (("Lasso", 0.02), ("ElasticNet", 0.02, 0.5), ("GroupLasso", 0.02))),
 ]  # fmt: skip
 
@@ -139,7 +140,7 @@ def test_strengths_an_entry(kind, x64):
         assert relative_error(result.params.coef, coef) <= 1e-5
 
 
-@pytest.mark.parametrize("largest", [0.1, 1e3, 1e6])
+@pytest.mark.parametrize("largest", [slow(0.1), slow(1e3), 1e6])
 @pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS(), None], ids=lambda s: type(s).__name__)
 def test_strengths_that_differ_much_between_classes(largest, solver):
     X, y = small()
@@ -228,7 +229,7 @@ def test_any_start_leads_to_the_same_optimum(spec, x64):
     assert is_status(again, "converged") and again.n_iter <= 1
 
 
-@pytest.mark.parametrize("K", [4, 6])
+@pytest.mark.parametrize("K", [4, slow(6)])
 def test_zeros_of_an_even_number_of_classes_are_exact(K, precision):
     penalty, twin = build("Lasso", 3e-3)
     for seed in range(3):
@@ -319,13 +320,13 @@ def test_a_class_without_weight_is_left_out(spec, x64):
 ALONE = [
     (("UnRegularized",), glmcore.Newton()),
     (("Ridge", 1.0), glmcore.LBFGS()),
-    (("Ridge", 1.0), glmcore.BFGS()),
-    (("Ridge", 1.0), glmcore.GradientDescent()),
-    (("Ridge", 1.0), glmcore.SVRG()),
-    (("Ridge", 1.0), glmcore.ProximalGradient()),
-    (("Lasso", 1.0), glmcore.ProximalGradient()),
+    slow(("Ridge", 1.0), glmcore.BFGS()),
+    slow(("Ridge", 1.0), glmcore.GradientDescent()),
+    slow(("Ridge", 1.0), glmcore.SVRG()),
+    slow(("Ridge", 1.0), glmcore.ProximalGradient()),
+    slow(("Lasso", 1.0), glmcore.ProximalGradient()),
     (("Lasso", 1.0), glmcore.ProximalNewton()),
-    (("GroupLasso", 1.0), glmcore.ProxSVRG()),
+    slow(("GroupLasso", 1.0), glmcore.ProxSVRG()),
 ]
 
 
@@ -338,7 +339,7 @@ def test_one_class_alone_has_no_coefficients_from_any_start(spec, solver):
     np.testing.assert_allclose(result.params.coef, 0, atol=2e-5)  # of what is 1 at the start
 
 
-@pytest.mark.parametrize("spec", [("UnRegularized",), ("Lasso", 0.02), ("ElasticNet", 0.02, 1.0)], ids=lambda s: s[0])
+@pytest.mark.parametrize("spec", [("UnRegularized",), ("Lasso", 0.02), slow(("ElasticNet", 0.02, 1.0))], ids=lambda s: s[0])
 def test_classes_with_weight_are_at_their_own_level_from_any_start(spec, x64):
     X, y = small()
     start = GLMParams(np.full((4, 3), 2.0), np.zeros(3))
@@ -400,7 +401,7 @@ def separable(n=60):
     return X, np.digitize(X[:, 0], [-0.5, 0.5])
 
 
-@pytest.mark.parametrize("maxiter", [1000, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("maxiter", [1000, slow(20)])
 def test_separable_classes_without_a_penalty_never_converge(maxiter, precision):
     X, y = separable()
     result = glmcore.fit(model(glmcore.UnRegularized()), X.astype(precision), y, solver=glmcore.LBFGS(maxiter=maxiter))

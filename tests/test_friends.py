@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import sklearn
+from helpers import slow
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, make_blobs
@@ -41,7 +42,7 @@ FRAME, SPECIES = load_iris(return_X_y=True, as_frame=True)
 SPECIES = SPECIES.map(dict(enumerate(["setosa", "versicolor", "virginica"])))
 X, Y = FRAME.to_numpy(), SPECIES.to_numpy()
 CONVERGED = {"tol": 1e-10, "max_iter": 1000}
-PROCESSES = [1, pytest.param(2, marks=pytest.mark.slow)]
+PROCESSES = [1, slow(2)]
 
 
 def ours(**kwargs):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import sklearn
-from helpers import small
+from helpers import slow, small
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV as Theirs
 from sklearn.metrics import get_scorer, make_scorer, recall_score
@@ -60,8 +60,8 @@ def test_the_constructor_is_that_of_scikit_learn():
         assert found == expected, name
 
 
-@pytest.mark.parametrize("y", [Y, pytest.param(BINARY, marks=pytest.mark.slow), pytest.param(np.array(["c", "a", "b"])[Y], marks=pytest.mark.slow)], ids=["three", "two", "strings"])
-@pytest.mark.parametrize("refit", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("y", [Y, slow(BINARY), slow(np.array(["c", "a", "b"])[Y])], ids=["three", "two", "strings"])
+@pytest.mark.parametrize("refit", [True, slow(False)])
 def test_the_same_grid_and_choice(y, refit):
     same(*both(X, y, refit=refit))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import in_float64, is_status, model, small
+from helpers import in_float64, is_status, model, slow, small
 
 import glmcore
 
@@ -26,9 +26,9 @@ PENALTIES = {
 SMOOTH = ("LBFGS", "BFGS", "NonlinearCG", "GradientDescent", "SVRG")
 OTHERS = ("ProximalNewton", "ProxSVRG")
 RUNS = [pytest.param(kind, None, id=kind) for kind in ("Ridge", "Lasso", "UnRegularized")]
-RUNS += [pytest.param(kind, None, id=kind, marks=pytest.mark.slow) for kind in ("ElasticNet", "GroupLasso")]
-RUNS += [pytest.param("Ridge", s, id=f"Ridge-{s}", marks=pytest.mark.slow) for s in (*SMOOTH, *OTHERS)]
-RUNS += [pytest.param("GroupLasso", s, id=f"GroupLasso-{s}", marks=pytest.mark.slow) for s in OTHERS]
+RUNS += [slow(kind, None, id=kind) for kind in ("ElasticNet", "GroupLasso")]
+RUNS += [slow("Ridge", s, id=f"Ridge-{s}") for s in (*SMOOTH, *OTHERS)]
+RUNS += [slow("GroupLasso", s, id=f"GroupLasso-{s}") for s in OTHERS]
 
 
 def masked(kind, mask=MASK):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import build, in_float64, model, relative_error, small
+from helpers import build, in_float64, model, relative_error, slow, small
 
 import glmcore
 from glmcore import GLMParams
@@ -389,7 +389,7 @@ def test_optimality_is_what_tol_bounds_where_there_is_nothing_to_learn():
 
 
 @pytest.mark.parametrize("penalty", [glmcore.Ridge(1.0), glmcore.UnRegularized(), glmcore.Lasso(0.1)])
-@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.ProximalGradient()])
+@pytest.mark.parametrize("solver", [None, slow(glmcore.LBFGS()), glmcore.ProximalGradient()])
 def test_weight_on_one_class_only_leaves_the_others_out(penalty, solver):
     X, y = small()
     if isinstance(solver, glmcore.LBFGS) and not penalty.smooth:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import build, relative_error
+from helpers import build, relative_error, slow
 
 import glmcore
 from glmcore import ElasticNet, GroupLasso, Lasso, Ridge, UnRegularized
@@ -236,7 +236,7 @@ def brute_level(twin, row):
     return best, row - shift
 
 
-@pytest.mark.parametrize("n_outputs", [2, 3, 4, 5])
+@pytest.mark.parametrize("n_outputs", [2, 3, 4, slow(5)])
 @pytest.mark.parametrize("kind, args", [
     ("Lasso", (0.5,)), ("ElasticNet", (0.5, 0.5)), ("ElasticNet", (0.5, 0.95)), ("ElasticNet", (0.5, 1.0)),
     ("Ridge", (0.5,)), ("GroupLasso", (0.5,)), ("UnRegularized", ()),

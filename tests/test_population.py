@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small
+from helpers import slow, small
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
@@ -50,7 +50,7 @@ def close(found, expected, atol=1e-6):
 
 
 @pytest.mark.parametrize(
-    "kind", ["Ridge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("Lasso", "UnRegularized"))]
+    "kind", ["Ridge", *(slow(kind) for kind in ("Lasso", "UnRegularized"))]
 )
 def test_each_target_equals_its_own_fit(kind):
     model = fitted(kind)

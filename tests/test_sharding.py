@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
-from helpers import model, relative_error
+import pytest
+from helpers import model, relative_error, slow
 from two_processes import FIRST, K, data
 
 import glmcore
@@ -17,11 +18,12 @@ TESTS = pathlib.Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
 
 
-def test_eight_devices_of_one_process():
+@pytest.mark.parametrize("which", ["not slow", slow("slow")])
+def test_eight_devices_of_one_process(which):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(TESTS / "eight_devices.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", which, "-p", "no:cacheprovider", str(TESTS / "eight_devices.py")]
     environment = {**ENVIRONMENT, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS.parent, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS.parent, timeout=1000)
     assert done.returncode == 0, done.stdout[-5000:]
 
 
@@ -40,7 +42,7 @@ def run_two(folder):
                 call = [*command, str(rank), port, str(folder / "checkpoint")]
                 both.append(subprocess.Popen(call, stdout=out, stderr=subprocess.STDOUT, env=environment))
         # It ends by itself, and not well, though the other one never answers.
-        assert both[0].wait(timeout=200) != 0, logs[0].read_text()
+        assert both[0].wait(timeout=500) != 0, logs[0].read_text()
     finally:
         for process in both:
             process.kill()

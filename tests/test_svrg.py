@@ -1,6 +1,5 @@
 """SVRG and ProxSVRG: the optimum of the oracle, statuses that are true, batches that are reproducible."""
 
-import functools
 import pickle
 
 import jax
@@ -18,6 +17,7 @@ from helpers import (
     reference,
     relative_error,
     relative_gap,
+    slow,
     small,
     status,
 )
@@ -48,7 +48,6 @@ def reaches(name, spec, solver, tol):
     np.testing.assert_array_equal(found[0] == 0, coef == 0)
 
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 # A program is compiled for each shape and penalty: what is not slow shares those of 60 x 4.

@@ -47,7 +47,7 @@ def run(program, flags=""):
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", SETUP + program],
-        capture_output=True, text=True, env=variables, timeout=120, check=False,
+        capture_output=True, text=True, env=variables, timeout=300, check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from helpers import GAP, build, in_float64, model, relative_error, relative_gap, small
+from helpers import GAP, build, in_float64, model, relative_error, relative_gap, slow, small
 
 import glmcore
 from glmcore import GLMParams
@@ -83,9 +83,9 @@ def test_batches_may_lack_classes_and_be_ragged(spec):
 
 STREAMED = [
     glmcore.LBFGS(),
-    glmcore.BFGS(),
-    glmcore.NonlinearCG(),
-    glmcore.GradientDescent(),
+    slow(glmcore.BFGS()),
+    slow(glmcore.NonlinearCG()),
+    slow(glmcore.GradientDescent()),
     glmcore.SVRG(),
     glmcore.ProxSVRG(),
     glmcore.ProximalGradient(),

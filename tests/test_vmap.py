@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import is_status, model, small
+from helpers import is_status, model, slow, small
 
 import glmcore
 from glmcore import GLMParams
@@ -13,7 +13,7 @@ from glmcore import GLMParams
 KINDS = {"Ridge": (glmcore.Ridge, 0.05), "Lasso": (glmcore.Lasso, 0.02)}
 #: What is not smooth is fitted lane by lane: the same programs as for Ridge, but for that.
 each = pytest.mark.parametrize(
-    "make, strength", [KINDS["Ridge"], pytest.param(*KINDS["Lasso"], marks=pytest.mark.slow)], ids=KINDS
+    "make, strength", [KINDS["Ridge"], slow(*KINDS["Lasso"])], ids=KINDS
 )
 
 
@@ -81,7 +81,7 @@ def test_over_starts(x64):
         agree(batch, lane, single)
 
 
-@pytest.mark.parametrize("make, strength", [*KINDS.values(), pytest.param(lambda _: glmcore.UnRegularized(), 0, marks=pytest.mark.slow)], ids=[*KINDS, "UnRegularized"])
+@pytest.mark.parametrize("make, strength", [*KINDS.values(), slow(lambda _: glmcore.UnRegularized(), 0)], ids=[*KINDS, "UnRegularized"])
 def test_a_lane_that_fails_leaves_the_others_alone(make, strength, x64):
     glm = model(make(strength))
     X, y = (np.stack([np.array(part)] * 4) for part in small())
