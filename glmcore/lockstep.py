@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glmcore.solvers.line_search import highest_accepted
+
 _MEMORY = 8
-_ARMIJO = 1e-4
 _SLOPE_LEFT = 0.9
 #: Refusals in a row after which a lane has failed.
 _REFUSALS = 12
@@ -106,7 +107,7 @@ def descend(
         trial = at.points + move
         objective, gradient = evaluate(trial)
         slope = _dot(gradient, at.direction)
-        decreased = objective <= _highest(at)
+        decreased = objective <= highest_accepted(at.objective, at.alpha * at.slope)
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
         moved = _remember(at, move, gradient - at.gradient, accepted)
         points = _where(accepted, trial, at.points)
@@ -173,12 +174,6 @@ def _renewed(at: Lockstep, model: Any) -> Lockstep:
     """With another model and without past steps, which were seen from farther away."""
     none = jnp.zeros_like(at.curvatures), jnp.ones_like(at.gamma), model
     return eqx.tree_at(lambda at: (at.curvatures, at.gamma, at.model), at, none)
-
-
-def _highest(at: Lockstep) -> PerLane:
-    """The objective that a trial may have: sufficient decrease, up to its rounding error."""
-    rounding = 10 * jnp.finfo(at.objective.dtype).eps * jnp.abs(at.objective)
-    return at.objective + _ARMIJO * at.alpha * at.slope + rounding
 
 
 def _bracket(

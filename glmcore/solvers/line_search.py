@@ -238,6 +238,12 @@ class _Trial(eqx.Module):
         return jnp.where(jnp.isinf(high), 4 * low, inside), low, low_slope, high
 
 
+def highest_accepted(start: Float[Array, "..."], change: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The objective up to which a step is accepted that starts at ``start`` and to first order
+    changes it by ``change``: sufficient decrease (Armijo), up to the rounding error."""
+    return start + _ARMIJO * change + 10 * jnp.finfo(start.dtype).eps * jnp.abs(start)
+
+
 def _line_search(
     problem: Problem,
     params: GLMParams,
@@ -247,7 +253,6 @@ def _line_search(
 ) -> _Trial:
     """Strong Wolfe conditions, the first up to the rounding error of the objective."""
     start, start_slope = cache.progress.objective, cache.slope
-    rounding = 10 * jnp.finfo(start.dtype).eps * jnp.abs(start)
 
     def penalty(alpha):
         return problem.penalty_value(params.coef + alpha * cache.direction.coef)
@@ -260,7 +265,7 @@ def _line_search(
         value, penalty_slope = jax.jvp(penalty, (alpha,), (jnp.ones_like(alpha),))
         objective = loss + value
         slope = jnp.sum(residual * change) + penalty_slope
-        decreased = objective <= start + _ARMIJO * alpha * start_slope + rounding
+        decreased = objective <= highest_accepted(start, alpha * start_slope)
         accepted = decreased & (jnp.abs(slope) <= -slope_left * start_slope)
         bracket = trial.bracket(slope, decreased)
         return _Trial(alpha, *bracket, objective, residual, accepted, trial.count + 1)

@@ -11,6 +11,7 @@ from glmcore.params import GLMParams
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
+from glmcore.solvers.line_search import highest_accepted
 from glmcore.solvers.quadratic import Quadratic, minimise, stacked, unstacked
 from glmcore.tree import tree_dot, tree_sub, tree_where
 
@@ -20,7 +21,6 @@ _CAPACITIES = (64, 256, 512, 2048)
 _CONTRACTION = 0.3
 #: Steps between looks at the level of the classes.
 _LEVEL_EVERY = 4
-_ARMIJO = 1e-4
 _MAX_TRIALS = 20
 #: Steps without a better residual, and line searches in a row, that rounding is blamed for.
 _PATIENCE, _FAILURES = 30, 3
@@ -310,7 +310,6 @@ def _line_search(
     decrease = tree_dot(cache.gradient, step) + (
         problem.penalty_value(target.coef) - problem.penalty_value(params.coef)
     )
-    rounding = 10 * jnp.finfo(start.dtype).eps * jnp.abs(start)
 
     def attempt(trial: _Trial) -> _Trial:
         share = trial.share / 2
@@ -319,7 +318,7 @@ def _line_search(
         eta = cache.eta + share * change
         loss, residual = problem.loss_and_residual(eta)
         objective = loss + problem.penalty_value(at.coef)
-        enough = objective <= start + _ARMIJO * share * jnp.minimum(decrease, 0) + rounding
+        enough = objective <= highest_accepted(start, share * jnp.minimum(decrease, 0))
         return _Trial(at, eta, loss, residual, share, decrease, enough, trial.count + 1)
 
     first = _Trial(
