@@ -41,6 +41,16 @@ class GLMParams(eqx.Module):
         return iter((self.coef, self.intercept))
 
 
+def stacked(params: GLMParams) -> Float[Array, "p1 K"]:
+    """Parameters in one matrix, the intercept last."""
+    return jnp.concatenate([params.coef, params.intercept[None, :]])
+
+
+def unstacked(matrix: Float[Array, "p1 K"]) -> GLMParams:
+    """Undo :func:`stacked`."""
+    return GLMParams(matrix[:-1], matrix[-1])
+
+
 def stack_columns(X: PyTree[Float[Array, "n _"]]) -> Float[Array, "n p"]:
     """Place the leaves of a pytree of features side by side."""
     leaves = jax.tree.leaves(X)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.observations import AbstractObservations, InverseLink
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Extremes, Problem
 from glmcore.reading import Reader
@@ -75,7 +75,7 @@ class StreamedProblem(Problem):
         )
 
     def predictor(self, params: GLMParams) -> Float[Array, "K p1"]:
-        return _stacked(params)
+        return stacked(params).T
 
     def loss_and_residual(
         self, eta: Float[Array, "K p1"]
@@ -88,22 +88,22 @@ class StreamedProblem(Problem):
         return sweep("divergence", eta[0, 0], change, eta)
 
     def gradient(self, residual: Float[Array, "K p1"]) -> GLMParams:
-        return _unstacked(residual)
+        return unstacked(residual.T)
 
     def hessian_product(
         self, direction: GLMParams, eta: Float[Array, "K p1"]
     ) -> GLMParams:
-        return self.sample.hessian_product(direction, self.sample.predictor(_unstacked(eta)))
+        return self.sample.hessian_product(direction, self.sample.predictor(unstacked(eta.T)))
 
     def sampled(
         self, eta: Float[Array, "K p1"], least: int
     ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
         # All of it, for a pass costs more than what a better Hessian does.
         sample = self.sample
-        return sample.X, sample.y, sample.weight, sample.predictor(_unstacked(eta))
+        return sample.X, sample.y, sample.weight, sample.predictor(unstacked(eta.T))
 
     def null_predictor(self) -> Float[Array, "K p1"]:
-        return _stacked(self.null_params())
+        return stacked(self.null_params()).T
 
     def null_optimality(self) -> Float[Array, ""]:
         # All rows of a class have the same derivative: their mean stands for them.
@@ -124,35 +124,27 @@ class StreamedProblem(Problem):
         return found, self.n_used
 
     def extremes(self, params: GLMParams) -> Extremes:
-        eta = _stacked(params)
+        eta = stacked(params).T
         classes, none = eta[:, 0], eta[0, 0]
         like = Extremes(none, none, classes, classes, classes, classes)
         return sweep("extremes", like, eta)
-
-
-def _stacked(params: GLMParams) -> Float[Array, "K p1"]:
-    return jnp.concatenate([params.coef, params.intercept[None, :]]).T
-
-
-def _unstacked(eta: Float[Array, "K p1"]) -> GLMParams:
-    return GLMParams(eta[:, :-1].T, eta[:, -1])
 
 
 # What a sweep computes of a block of rows
 
 
 def _slope(rows: DenseProblem, eta: Array) -> tuple[Array, Array]:
-    loss, residual = rows.loss_and_residual(rows.predictor(_unstacked(eta)))
-    return loss, _stacked(rows.gradient(residual))
+    loss, residual = rows.loss_and_residual(rows.predictor(unstacked(eta.T)))
+    return loss, stacked(rows.gradient(residual)).T
 
 
 def _divergence(rows: DenseProblem, change: Array, eta: Array) -> Array:
-    change, eta = (rows.predictor(_unstacked(leaf)) for leaf in (change, eta))
+    change, eta = (rows.predictor(unstacked(leaf.T)) for leaf in (change, eta))
     return rows.divergence(change, eta)
 
 
 def _extremes(rows: DenseProblem, eta: Array) -> Extremes:
-    return rows.extremes(_unstacked(eta))
+    return rows.extremes(unstacked(eta.T))
 
 
 def _triangle(rows: DenseProblem) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.factors import cholesky, cholesky_solve, diagonal_of
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.problem import Problem
 from glmcore.rows import row_products
 from glmcore.solvers.base import as_float, as_int
@@ -64,8 +64,8 @@ def _by_factor(
     problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, damping: Float[Array, ""]
 ) -> GLMParams:
     """The direction from a Cholesky factor of the Hessian."""
-    stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T
-    (K, p), size = stacked.shape, stacked.size
+    slope = stacked(gradient).T
+    (K, p), size = slope.shape, slope.size
     hessian, damping = dense_hessian(problem, eta), damping * tree_norm(gradient)
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
     diagonal = diagonal_of(hessian) + damping
@@ -73,12 +73,11 @@ def _by_factor(
     hessian = hessian / (length[:, None] * length[None, :])
     jitter = size * jnp.finfo(eta.dtype).eps
     factor = cholesky(hessian + jnp.diag(damping / length**2 + jitter))
-    scaled = stacked.ravel() / length
+    scaled = slope.ravel() / length
     newton = cholesky_solve(factor, scaled)
     # It may not be positive definite: rounding, or a link of the user's.
     usable = jnp.all(jnp.isfinite(newton))
-    newton = -(jnp.where(usable, newton, scaled) / length).reshape(K, p).T
-    return GLMParams(newton[:-1], newton[-1])
+    return unstacked(-(jnp.where(usable, newton, scaled) / length).reshape(K, p).T)
 
 
 def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d d"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.problem import Problem
 from glmcore.solvers.sample import Sample
 
@@ -102,14 +102,13 @@ class Preconditioner(eqx.Module):
     def flat_bend(self, direction: GLMParams) -> GLMParams:
         """What the model adds to the Hessian times ``direction`` along the level of the classes:
         there the Hessian is 0 where the penalty is, and rounding in a gradient would go far."""
-        stacked = jnp.concatenate([direction.coef, direction.intercept[None, :]])
-        bend = (self.stand_in * jnp.sum(stacked * self.level, axis=1))[:, None] * self.level
-        return GLMParams(bend[:-1], bend[-1])
+        along = jnp.sum(stacked(direction) * self.level, axis=1)
+        return unstacked((self.stand_in * along)[:, None] * self.level)
 
     def apply(self, gradient: GLMParams) -> GLMParams:
-        stacked = jnp.concatenate([gradient.coef, gradient.intercept[None, :]])
-        along = jnp.sum(stacked * self.level, axis=1)
-        solved = self._solve(stacked - along[:, None] * self.level)
+        slope = stacked(gradient)
+        along = jnp.sum(slope * self.level, axis=1)
+        solved = self._solve(slope - along[:, None] * self.level)
         missing = along / self.level_curvature - jnp.sum(solved * self.level, axis=1)
         solved = solved + missing[:, None] * self.level
         coef = solved[:-1] if self.mask is None else jnp.where(self.mask, solved[:-1], 0)

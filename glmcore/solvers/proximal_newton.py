@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
 from glmcore.solvers.line_search import highest_accepted
-from glmcore.solvers.quadratic import Quadratic, minimise, stacked, unstacked
+from glmcore.solvers.quadratic import Quadratic, minimise
 from glmcore.tree import tree_dot, tree_sub, tree_where
 
 #: Sizes of a working set; with more entries that are not zero the Hessian is not formed.

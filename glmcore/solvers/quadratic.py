@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
 from glmcore.factors import cholesky, cholesky_solve, diagonal_of
-from glmcore.params import GLMParams, stack_rows
+from glmcore.params import GLMParams, stack_rows, stacked, unstacked
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
 from glmcore.rows import row_products
@@ -26,15 +26,6 @@ _POWER_STEPS = 16
 _POWER_MARGIN = 1.1
 #: Least curvature along a step, relative to that of the model, that the model learns from.
 _LEAST_CURVATURE = 1e-2
-
-
-def stacked(params: GLMParams) -> Float[Array, "p1 K"]:
-    """Parameters in one matrix, the intercept last."""
-    return jnp.concatenate([params.coef, params.intercept[None, :]])
-
-
-def unstacked(matrix: Float[Array, "p1 K"]) -> GLMParams:
-    return GLMParams(matrix[:-1], matrix[-1])
 
 
 class Quadratic(eqx.Module):
