@@ -31,7 +31,7 @@ def least_norm_params(
     coordinates, present = problem.coordinates, problem.present
     coef = params.coef
     if isinstance(problem.penalty, UnRegularized):
-        coef = _without_null_space(problem, coef)
+        coef = jnp.where(present[None, :], _without_null_space(problem, coef), 0)
     user, cut = coordinates.to_user_and_cut(GLMParams(problem.level(coef), params.intercept))
     intercept = user.intercept
     if problem.shift_invariant:

@@ -108,6 +108,13 @@ def test_a_missing_class_is_left_out_of_every_model():
         np.testing.assert_allclose(with_it.objective, four.objective(with_it.params, X, Y), rtol=1e-4)
 
 
+def test_a_missing_class_has_no_coefficients_whatever_the_features_span():
+    mask = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1]])
+    found = glmcore.fit(glmcore.GLM(glmcore.Categorical(3), mask=mask), X[:, [0, 1, 1]].astype(np.float32), Y % 2)
+    assert status_name(found.status) == "missing_class"
+    assert not np.any(found.params.coef[:, 2])
+
+
 def test_narrow_labels_do_not_wrap():
     y = np.arange(60).astype(np.uint8) * 4
     glm = glmcore.GLM(glmcore.Categorical(300), glmcore.Ridge(0.1))

@@ -105,6 +105,24 @@ def test_a_first_batch_of_a_single_class_is_no_end(solver):
     assert relative_gap(twin, params, X, y, best) <= 1e-3
 
 
+LIKELY = [glmcore.GradientDescent(), glmcore.SVRG()]
+OTHERS = [glmcore.ProxSVRG(), glmcore.ProximalGradient(), glmcore.LBFGS(), glmcore.BFGS(), glmcore.NonlinearCG()]
+
+
+@pytest.mark.parametrize("solver", [*LIKELY, *map(slow, OTHERS)], ids=lambda solver: type(solver).__name__)
+def test_a_stream_that_rested_at_an_optimum_learns_what_comes_next(solver):
+    """Steps that rounding leads do not wear down the step size."""
+    glm, first, then = model(glmcore.Ridge(0.05)), small(seed=0), small(seed=1)
+    params = glm.initialize_params(*first)
+    state = glmcore.init_state(glm, params, *first, solver=solver)
+    for rows, n_steps in ((first, 200), (then, 100)):
+        for _ in range(n_steps):
+            params, state = glmcore.update(glm, params, state, *rows, solver=solver)
+        best = glmcore.fit(glm, *rows)
+        assert float(state.optimality) < 5e-6
+        assert abs(float(glm.objective(params, *rows) - best.objective)) < 1e-6
+
+
 @pytest.mark.parametrize("solver", STREAMED, ids=lambda solver: type(solver).__name__)
 def test_a_feature_that_the_first_batch_does_not_know_is_learnt(solver):
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Look, Problem
-from glmcore.solvers.base import AbstractSolver, Standing, as_float
+from glmcore.solvers.base import AbstractSolver, Standing, as_float, is_rounding
 from glmcore.tree import tree_dot, tree_norm, tree_sub
 
 #: The step size may grow by the first factor a step; a refused one shrinks by the second.
@@ -151,9 +151,12 @@ class AbstractAccelerated(AbstractSolver):
         ahead: GLMParams,
         eta_ahead: Float[Array, "K n"],
         gradient: GLMParams,
-        stepsize: Float[Array, ""],
+        given: Float[Array, ""],
     ) -> "_Trial":
-        """The largest of the shrinking step sizes whose quadratic model is above the loss."""
+        """The largest of the shrinking step sizes whose quadratic model is above the loss.
+
+        A step that moves the predictor by its rounding says nothing about the step size, which stays.
+        """
         fixed = jnp.asarray(self.stepsize > 0)
 
         metric = self.metric(problem)
@@ -169,9 +172,11 @@ class AbstractAccelerated(AbstractSolver):
             room = tree_dot(step, self._by_metric(problem, step)) / (2 * stepsize)
             excess = problem.divergence(eta - eta_ahead, eta_ahead)
             below = excess + self.excess(problem, new, ahead) <= room
-            return _Trial(stepsize, new, eta, below | fixed, trial.count + 1)
+            blind = is_rounding(excess, new)
+            stepsize = jnp.where(blind & ~fixed, given, stepsize)
+            return _Trial(stepsize, new, eta, below | fixed | blind, trial.count + 1)
 
-        start = jnp.where(fixed, self.stepsize, stepsize * _GROW / _SHRINK)
+        start = jnp.where(fixed, self.stepsize, given * _GROW / _SHRINK)
         none = jnp.zeros((), jnp.int32)
         first = _Trial(start, ahead, eta_ahead, none > 0, none)
         return jax.lax.while_loop(

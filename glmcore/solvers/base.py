@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Look, Problem
-from glmcore.tree import is_real, module_of
+from glmcore.tree import is_real, module_of, tree_norm
 
 
 class Standing(eqx.Module):
@@ -55,6 +55,13 @@ def as_float(x: Any) -> Any:
 def as_int(x: Any) -> Any:
     whole = isinstance(x, numbers.Real) and x % 1 == 0 and abs(x) < 2**31
     return np.asarray(x, dtype=np.int32) if whole else x
+
+
+def is_rounding(excess: Float[Array, ""], params: PyTree) -> Bool[Array, ""]:
+    """Whether a step to ``params``, after which the loss exceeds its tangent by so little, moved the
+    predictor by its rounding only: it says nothing about the step size."""
+    rounding = 2 * jnp.finfo(excess.dtype).eps * tree_norm(params)
+    return jnp.abs(excess) <= jnp.square(rounding)
 
 
 def as_count(x: Any, name: str, expected: str = "a positive whole number") -> int:

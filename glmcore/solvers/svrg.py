@@ -29,7 +29,7 @@ from glmcore.dense import DenseProblem
 from glmcore.params import GLMParams
 from glmcore.problem import Look
 from glmcore.solvers.accelerated import as_stepsize
-from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
+from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int, is_rounding
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_sub, tree_where
 
@@ -253,6 +253,7 @@ def _judge(
     bends = after > before
     minimum = jnp.where(bends, -before / jnp.where(bends, after - before, 1), jnp.inf)
     factor = jnp.where(downhill, jnp.clip(minimum, _SHRINK, _GROW), _SHRINK)
+    factor = jnp.where(is_rounding((after - before) / 2, new[0]), 1, factor)
     return downhill, seen, factor
 
 
