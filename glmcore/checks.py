@@ -71,7 +71,8 @@ def check_model(model: Any) -> None:
 @functools.lru_cache(maxsize=128)
 def _shape_through(link: InverseLink, shape: tuple[int, int]) -> Optional[tuple[int, ...]]:
     """Remembered, as one traces the link to find it."""
-    found = jax.eval_shape(link, jax.ShapeDtypeStruct(shape, jnp.float32))
+    # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
+    found = jax.eval_shape(lambda eta: link(eta), jax.ShapeDtypeStruct(shape, jnp.float32))
     return getattr(found, "shape", None)
 
 

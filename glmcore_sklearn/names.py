@@ -175,8 +175,9 @@ def check_link(link: Any, n_classes: int) -> None:
         raise TypeError(f"inverse_link_function must be callable, found {link!r}")
     eta = jax.ShapeDtypeStruct((2, n_classes), np.float32)
     try:
-        found = jax.eval_shape(link, eta)
-    except jax.errors.ConcretizationTypeError as error:
+        # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
+        found = jax.eval_shape(lambda eta: link(eta), eta)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError("inverse_link_function must be written with jax.numpy, not with numpy") from error
     if getattr(found, "shape", None) != eta.shape:
         raise ValueError(

@@ -541,3 +541,12 @@ def test_log_likelihood_names_a_short_y():
     good = glmcore.GLMParams(np.zeros((2, 3)), np.zeros(3))
     with pytest.raises(ValueError, match=r"y must have shape \(5,\), one label a row of X; found \(4,\)"):
         glmcore.log_likelihood(glm, good, features, np.zeros(4, int))
+
+
+@pytest.mark.parametrize("link", [np.exp, lambda eta: eta - np.log(np.exp(eta).sum(axis=-1, keepdims=True))], ids=["ufunc", "function"])
+def test_a_link_written_with_numpy_is_refused_however_often(link):
+    for _ in range(2):  # a ufunc made JAX crash the second time
+        with pytest.raises(TypeError, match="inverse_link_function must be written with jax.numpy"):
+            ClassifierGLM(3, inverse_link_function=link).fit(np.ones((6, 2)), [0, 1, 2, 0, 1, 2])
+        with pytest.raises(jax.errors.TracerArrayConversionError):
+            glmcore.fit(glmcore.GLM(glmcore.Categorical(3), inverse_link=link), np.ones((6, 2)), np.arange(6) % 3)
