@@ -192,8 +192,8 @@ class LogisticRegressionCV(LinearClassifier):
                 softmax.check_solver(self.solver, Cs.max(), ratio, self.dual, len(self.classes_))
             to_splitter, to_scorer = self._routed(sample_weight, params)
             splits = list(check_cv(self.cv, labels, classifier=True).split(X, labels, **to_splitter))
-            folds = self._folds(X, y, splits, sample_weight, to_scorer)
             with softmax.precision(X.dtype):
+                folds = self._folds(X, y, splits, sample_weight, to_scorer)
                 solvers = [self._solver(ratio) for ratio in l1_ratios]
                 found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, bool(self.fit_intercept), solvers)
             scores = self._scores(found, Cs, X, labels, splits, to_scorer)

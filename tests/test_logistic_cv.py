@@ -92,6 +92,13 @@ def test_weights_and_class_weights(scoring, class_weight):
     same(*both(X, Y, WEIGHT, scoring=scoring, class_weight=class_weight))
 
 
+def test_weights_keep_their_digits():
+    settings = {"tol": 1e-13, "max_iter": 2000}
+    found = LogisticRegressionCV(**NEW | settings | {"Cs": [1.0]}).fit(X, Y, sample_weight=WEIGHT)
+    alone = LogisticRegression(**settings).fit(X, Y, sample_weight=WEIGHT)
+    np.testing.assert_allclose(found.coef_, alone.coef_, atol=1e-10)
+
+
 @pytest.mark.slow
 def test_no_intercept():
     same(*both(X, Y, fit_intercept=False))
