@@ -208,7 +208,7 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
         np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), slow(glmcore.ElasticNet(0.01))], ids=repr)
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), *map(slow, (glmcore.Lasso(0.01), glmcore.ElasticNet(0.01), glmcore.GroupLasso(0.01)))], ids=repr)
 @pytest.mark.parametrize("solver", [None, glmcore.ProximalGradient()])
 def test_a_sparse_fit_arrives_from_any_start(penalty, solver):
     rng = np.random.default_rng(5)

@@ -29,7 +29,7 @@ def test_a_bucket_holds_the_rows_and_adds_little(n_rows, row_bytes):
         assert rows <= max(256, 2 * n_rows)
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), *(slow(p) for p in (glmcore.Lasso(0.02), glmcore.UnRegularized()))], ids=repr)
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), *map(slow, (glmcore.Lasso(0.02), glmcore.UnRegularized()))], ids=repr)
 def test_a_padded_fit_is_the_fit(penalty):
     padded = glmcore.fit(model(penalty), X[:100], Y[:100])
     # Traced arrays are never padded.

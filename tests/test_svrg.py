@@ -48,8 +48,6 @@ def reaches(name, spec, solver, tol):
     np.testing.assert_array_equal(found[0] == 0, coef == 0)
 
 
-
-
 # A program is compiled for each shape and penalty: what is not slow shares those of 60 x 4.
 @pytest.mark.parametrize(
     "name, strength, tol",

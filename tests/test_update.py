@@ -105,11 +105,12 @@ def test_a_first_batch_of_a_single_class_is_no_end(solver):
     assert relative_gap(twin, params, X, y, best) <= 1e-3
 
 
-LIKELY = [glmcore.GradientDescent(), glmcore.SVRG()]
+#: Solvers whose step size a stream carries on, and others.
+STEPPING = [glmcore.GradientDescent(), glmcore.SVRG()]
 OTHERS = [glmcore.ProxSVRG(), glmcore.ProximalGradient(), glmcore.LBFGS(), glmcore.BFGS(), glmcore.NonlinearCG()]
 
 
-@pytest.mark.parametrize("solver", [*LIKELY, *map(slow, OTHERS)], ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("solver", [*STEPPING, *map(slow, OTHERS)], ids=lambda solver: type(solver).__name__)
 def test_a_stream_that_rested_at_an_optimum_learns_what_comes_next(solver):
     """Steps that rounding leads do not wear down the step size."""
     glm, first, then = model(glmcore.Ridge(0.05)), small(seed=0), small(seed=1)
