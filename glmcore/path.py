@@ -314,6 +314,8 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
             f"regularization_path needs a penalty with a strength ({allowed}), "
             f"found {type(penalty).__name__}"
         )
+    if is_concrete(penalty.strength) and not any(np.any(leaf) for leaf in jax.tree.leaves(penalty.strength)):
+        raise ValueError(f"regularization_path multiplies the strength of the penalty, which is 0 in {penalty!r}")
 
 
 def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:

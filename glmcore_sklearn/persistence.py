@@ -43,7 +43,7 @@ def save_model(model: Any, filename: str | Path) -> Path:
         "classes": model.classes_,
         "fitted": fitted,
     }
-    return archive.save(filename, content, _CODECS, LINKS)
+    return archive.save(filename, content, _CODECS, _BY_NAME)
 
 
 def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = None) -> Any:
@@ -84,7 +84,7 @@ def load_model(filename: str | Path, mapping_dict: Mapping[str, Any] | None = No
     """
     if not isinstance(mapping_dict, (Mapping, type(None))):
         raise TypeError(f"mapping_dict must be a mapping or None, found {type(mapping_dict).__name__}")
-    content = archive.load(filename, mapping_dict, _CODECS, LINKS)
+    content = archive.load(filename, mapping_dict, _CODECS, _BY_NAME)
     try:
         return _rebuild(content)
     except Exception as error:
@@ -124,3 +124,5 @@ def _penalty_codec(kind: type) -> archive.Codec:
 
 
 _CODECS = [_penalty_codec(kind) for kind in PENALTIES.values()]
+#: Callables that a file knows by name: links, and penalties given as a class.
+_BY_NAME = {**LINKS, **PENALTIES}

@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pandas as pd
 import pytest
-from helpers import relative_error, small
+from helpers import relative_error, slow, small
 from scipy.special import log_softmax
 from scipy.stats import chisquare
 from sklearn.base import clone
@@ -199,9 +199,9 @@ def exact():
         return new(solver_kwargs=TIGHT).fit(X, Y)
 
 
-@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
-def test_a_pytree_equals_the_stacked_array(tree, exact, x64):
-    features = tree(X)
+@pytest.mark.parametrize("name", ["dict", slow("tuple"), slow("list of arrays"), "nested"])
+def test_a_pytree_equals_the_stacked_array(name, exact, x64):
+    features = TREES[name](X)
     model = new(solver_kwargs=TIGHT).fit(features, Y)
     assert jax.tree.structure(model.coef_) == jax.tree.structure(features)
     assert relative_error(stacked(model.coef_), exact.coef_) < 1e-9
@@ -828,8 +828,13 @@ STRENGTHS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("regularizer, strength, twin", STRENGTHS.values(), ids=STRENGTHS)
-def test_strengths(regularizer, strength, twin, x64):
+#: Their programs are those of others.
+LONG_RUN = {"ElasticNet, an instance", "ElasticNet, ratio 1", "GroupLasso, a mask"}
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in LONG_RUN else name for name in STRENGTHS])
+def test_strengths(name, x64):
+    regularizer, strength, twin = STRENGTHS[name]
     model = new(regularizer=regularizer, regularizer_strength=strength, solver_kwargs={"tol": 1e-10}).fit(X, Y)
     coef, intercept, _ = oracle.reference_fit(twin, X, Y, K)
     # A flat level of the sparse penalties is settled by the least norm on both sides.

@@ -76,7 +76,7 @@ def test_a_feature_too_small_for_the_dtype_plays_no_part():
 
 @pytest.mark.parametrize(
     "penalty",
-    [glmcore.UnRegularized(), glmcore.Ridge(0.0), glmcore.Lasso(0.0), glmcore.ElasticNet(0.0), glmcore.GroupLasso(0.0)],
+    [glmcore.UnRegularized(), slow(glmcore.Ridge(0.0)), glmcore.Lasso(0.0), slow(glmcore.ElasticNet(0.0)), glmcore.GroupLasso(0.0)],
     ids=repr,
 )
 @pytest.mark.parametrize("kind", ["separable", "quasi-separable"])
@@ -171,7 +171,7 @@ def test_a_fit_in_float32_follows_one_by_one_fits_in_float64():
     assert glmcore.fit(glm, X[:20], Y[:20]).params.coef.dtype == np.float32
 
 
-@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.ProximalNewton()])
+@pytest.mark.parametrize("solver", [None, slow(glmcore.LBFGS()), glmcore.ProximalNewton()])
 def test_float64_fits_of_many_rows(solver, x64):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((9000, 3)), rng.integers(0, 3, 9000)

@@ -47,7 +47,8 @@ def assert_own_fit(path, i, kind, args, X, y, weight=None, **kwargs):
 
 def each(names):
     """The kinds, those whose programs add little to what others show only in long runs."""
-    long = ("ElasticNet", "GroupLasso", "GroupLasso with a mask", "Lasso with free entries")
+    long = ("ElasticNet", "GroupLasso", "GroupLasso with a mask", "Lasso with free entries",
+            "Lasso with a strength an entry")
     marked = [pytest.param(n, marks=pytest.mark.slow if n in long else ()) for n in names]
     return pytest.mark.parametrize("name", marked)
 
@@ -58,6 +59,8 @@ def test_every_answer_is_that_of_its_own_fit(name, x64):
     weight = np.random.default_rng(1).integers(0, 3, len(y)).astype(float)
     glm = model(stronger(kind, args, 1.0)[0])
     path = glmcore.regularization_path(glm, X, y, n_strengths=12, min_ratio=1e-2, sample_weight=weight)
+    told = f"strengths from {path.strengths[0]:.3g} to {path.strengths[-1]:.3g}: 12 converged"
+    assert repr(path) == f"PathResult(12 fits, {told}; {path.nonzeros.min()} to {path.nonzeros.max()} nonzeros)"
     assert path.strengths.shape == path.objective.shape == path.nonzeros.shape == (12,)
     assert path.params.coef.shape == (12, 4, 3) and path.params.intercept.shape == (12, 3)
     np.testing.assert_allclose(path.strengths[-1] / path.strengths[0], 1e-2)
@@ -229,8 +232,12 @@ def test_a_point_is_not_called_converged_for_the_residual_of_the_last_one(x64):
 def test_what_is_refused():
     X, y = small()
     lasso = model(glmcore.Lasso())
-    for penalty in (glmcore.UnRegularized(),):
-        with pytest.raises(ValueError, match="needs a penalty with a strength .* found UnRegularized"):
+    for penalty, message in (
+        (glmcore.UnRegularized(), "needs a penalty with a strength .* found UnRegularized"),
+        (glmcore.Lasso(0.0), r"multiplies the strength of the penalty, which is 0 in Lasso\(0.0\)"),
+        (glmcore.Ridge(np.zeros((4, 1))), "multiplies the strength of the penalty, which is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             glmcore.regularization_path(model(penalty), X, y)
     with pytest.raises(TypeError, match="strengths must be real numbers, found .'a'."):
         glmcore.regularization_path(lasso, X, y, ["a"])

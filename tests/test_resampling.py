@@ -108,6 +108,7 @@ def test_fits_without_an_answer_are_left_out():
     estimate = jax.tree.map(lambda leaf: leaf[0], params)
     status = jax.tree.map(lambda *s: jnp.stack(s), Status.converged, Status.separable, Status.missing_class)
     boot = glmcore.BootstrapResult(estimate, params, status)
+    assert repr(boot) == "BootstrapResult(3 fits: 1 converged, 1 separable, 1 missing_class)"
     np.testing.assert_array_equal(boot.converged, [True, False, True])
     np.testing.assert_allclose(boot.standard_error().coef, np.std(coef[::2], axis=0, ddof=1))
     low, high = boot.percentile_interval(0.5)

@@ -108,6 +108,7 @@ CONFIGURATIONS = {
     "UnRegularized": {"regularizer": glmcore.UnRegularized(), "regularizer_strength": None},
     "Lasso": {"regularizer": "Lasso", "regularizer_strength": 0.1},
     "Lasso, an instance": {"regularizer": glmcore.Lasso(0.1), "regularizer_strength": None},
+    "Lasso, the class": {"regularizer": glmcore.Lasso, "regularizer_strength": 0.1},
     "ElasticNet": {"regularizer": "ElasticNet", "regularizer_strength": (0.1, 0.5)},
     "ElasticNet, an instance": {"regularizer": glmcore.ElasticNet(0.1, 0.5), "regularizer_strength": None},
     "GroupLasso": {"regularizer": "GroupLasso"},

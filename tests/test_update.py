@@ -23,6 +23,7 @@ def start(glm, X, y, **kwargs):
 
 
 @each
+@pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
 def test_full_batches_reach_the_optimum_of_fit(spec, precision):
     X, y = small()
     X = (10 * X + 100).astype(precision)

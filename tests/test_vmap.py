@@ -190,7 +190,7 @@ def test_more_lanes_than_fit_in_a_chunk(x64, monkeypatch):
         agree(batch, lane, glmcore.fit(glm, X, labels[lane]))
 
 
-@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), glmcore.BFGS()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS(), slow(glmcore.BFGS())], ids=lambda s: type(s).__name__)
 def test_no_lanes_have_no_results(solver):
     X, y = small()
     glm = model(glmcore.Ridge(0.1))
