@@ -96,7 +96,7 @@ class ProximalNewton(AbstractSolver):
     ) -> ProximalNewtonState:
         none = jnp.zeros((), jnp.int32)
         return ProximalNewtonState(
-            quadratic=Quadratic.empty(params, self._sizes(params)[-1]),
+            quadratic=Quadratic.empty(params, self._sizes(params)),
             tier=none,
             stale=jnp.ones((), bool),
             damping=jnp.zeros((), params.intercept.dtype),
@@ -186,10 +186,10 @@ class ProximalNewton(AbstractSolver):
         wanted = 5 * jnp.sum(jnp.isinf(score)) // 4
         smaller = jnp.asarray(sizes[:-1], jnp.int32)
         tier = jnp.sum(wanted > smaller).astype(jnp.int32)
-        missing = jnp.any(~state.quadratic.chosen & (score > 1))
+        missing = jnp.any(~state.quadratic.entries.chosen & (score > 1))
 
         def form(size):
-            return lambda: Quadratic.of(problem, cache.eta, score, size, sizes[-1])
+            return lambda: state.quadratic.anew(problem, cache.eta, score, size)
 
         def anew():
             return jax.lax.switch(tier, [form(size) for size in sizes]), tier
@@ -210,10 +210,11 @@ class ProximalNewton(AbstractSolver):
     ) -> GLMParams:
         """The penalised minimum of the model."""
         sizes = self._sizes(params)
+        largest = state.quadratic.largest_eigenvalue()
 
         def on_set(size):
             return lambda: state.quadratic.minimum(
-                problem, params, cache.gradient, size, state.damping
+                problem, params, cache.gradient, size, largest, state.damping
             )
 
         def formed():

@@ -28,84 +28,121 @@ _POWER_MARGIN = 1.1
 _LEAST_CURVATURE = 1e-2
 
 
-class Quadratic(eqx.Module):
-    """The Hessian of the loss on the first ``size`` entries of ``index``.
+class Entries(eqx.Module):
+    """Chosen entries of the stacked parameters in the order of ``index``, or all as they stand.
 
-    ``place`` is where an entry of the stacked parameters stands in ``index``, or its length;
-    ``metric`` bends like the diagonal of the Hessian, in which its largest eigenvalue is below
-    ``lipschitz``.
+    ``place`` is where an entry of the parameters stands in ``index``, or the length of that.
     """
 
-    index: Int[Array, " c"]
-    place: Int[Array, "p1 K"]
-    hessian: Float[Array, "c c"]
-    metric: Float[Array, "p1 K"]
-    lipschitz: Float[Array, ""]
+    index: Optional[Int[Array, " c"]]
+    place: Optional[Int[Array, "p1 K"]]
+    shape: tuple[int, int] = eqx.field(static=True)
 
     @classmethod
-    def empty(cls, params: GLMParams, capacity: int) -> "Quadratic":
-        matrix = stacked(params)
-        return cls(
-            index=jnp.zeros(capacity, jnp.int32),
-            place=jnp.full(matrix.shape, capacity, jnp.int32),
-            hessian=jnp.zeros((capacity, capacity), matrix.dtype),
-            metric=jnp.ones_like(matrix),
-            lipschitz=jnp.ones((), matrix.dtype),
-        )
+    def none(cls, shape: tuple[int, int], capacity: int) -> "Entries":
+        return cls(jnp.zeros(capacity, jnp.int32), jnp.full(shape, capacity, jnp.int32), shape)
 
     @classmethod
-    def of(
-        cls,
-        problem: Problem,
-        eta: Float[Array, "K n"],
-        score: Float[Array, "p1 K"],
-        size: int,
-        capacity: int,
-    ) -> "Quadratic":
-        """That of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
+    def best(cls, score: Float[Array, "p1 K"], size: int, capacity: int) -> "Entries":
+        """The ``size`` entries of largest ``score``, in an index of length ``capacity``."""
         _, index = jax.lax.top_k(score.ravel(), size)
         place = jnp.full(score.size, capacity, jnp.int32)
         place = place.at[index].set(jnp.arange(size, dtype=jnp.int32)).reshape(score.shape)
-        hessian = _hessian(problem, eta, index, size)
+        return cls(jnp.pad(index, (0, capacity - size)), place, score.shape)
+
+    @property
+    def chosen(self) -> Bool[Array, "p1 K"]:
+        if self.index is None:
+            return jnp.ones(self.shape, bool)
+        return self.place < self.index.size
+
+    def number(self, size: int) -> Int[Array, " c"]:
+        """Where in the parameters the first ``size`` entries stand, counted row by row."""
+        return jnp.arange(size, dtype=jnp.int32) if self.index is None else self.index[:size]
+
+    def pick(self, matrix: Shaped[Array, "p1 K"], size: int) -> Shaped[Array, " c"]:
+        """The first ``size`` entries of a matrix."""
+        return matrix.ravel() if self.index is None else matrix.ravel()[self.index[:size]]
+
+    def spread(self, vector: Shaped[Array, " c"], outside: ArrayLike) -> Shaped[Array, "p1 K"]:
+        """A matrix with a value for each of the first entries, and ``outside`` elsewhere."""
+        if self.index is None:
+            return vector.reshape(self.shape)
+        size = vector.shape[0]
+        # A gather, not a scatter: it fuses with what is around it.
+        return jnp.where(self.place < size, vector[jnp.minimum(self.place, size - 1)], outside)
+
+
+class Quadratic(eqx.Module):
+    """The Hessian of the loss on ``entries`` of the parameters.
+
+    ``metric`` bends like the diagonal of the Hessian.
+    """
+
+    entries: Entries
+    hessian: Float[Array, "c c"]
+    metric: Float[Array, "p1 K"]
+
+    @classmethod
+    def empty(cls, params: GLMParams, sizes: tuple[int, ...]) -> "Quadratic":
+        """Room for a Hessian of any of ``sizes``, which grow; one of all entries alone knows no
+        order of them."""
+        matrix, capacity = stacked(params), sizes[-1]
+        whole = sizes == (matrix.size,)
+        return cls(
+            entries=Entries(None, None, matrix.shape) if whole else Entries.none(matrix.shape, capacity),
+            hessian=jnp.zeros((capacity, capacity), matrix.dtype),
+            metric=jnp.ones_like(matrix),
+        )
+
+    def anew(
+        self, problem: Problem, eta: Float[Array, "K n"], score: Float[Array, "p1 K"], size: int
+    ) -> "Quadratic":
+        """That of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
+        entries, capacity = self.entries, len(self.hessian)
+        if entries.index is not None:
+            entries = Entries.best(score, size, capacity)
+        hessian = _hessian(problem, eta, entries, size)
         mean = jnp.mean(diagonal_of(hessian))
-        diagonal = _spread_out(diagonal_of(hessian), place, mean)
+        diagonal = entries.spread(diagonal_of(hessian), mean)
         if problem.mask is not None:  # what does not bend says nothing of its group
             coef = jnp.where(problem.mask, diagonal[:-1], mean)
             diagonal = jnp.concatenate([coef, diagonal[-1:]])
         metric = _metric(problem, diagonal)
-        root = jnp.sqrt(metric.ravel()[index])
-        lipschitz = _largest_eigenvalue(hessian / (root[:, None] * root[None, :]))
         left = capacity - size
-        return cls(
-            index=jnp.pad(index, (0, left)),
-            place=place,
-            hessian=jnp.pad(hessian, ((0, left), (0, left))),
-            metric=metric,
-            lipschitz=lipschitz,
-        )
+        return Quadratic(entries, jnp.pad(hessian, ((0, left), (0, left))), metric)
 
     def learnt(self, step: GLMParams, change: GLMParams) -> "Quadratic":
         """With the curvature that a step met, which changed the gradient by ``change``: the update
         of Broyden, Fletcher, Goldfarb & Shanno."""
-        outside = jnp.any(~self.chosen & (stacked(step) != 0))
-        entries = jnp.arange(self.index.size, dtype=jnp.int32)
-        chosen = self.place.ravel()[self.index] == entries
-        step, change = (
-            jnp.where(chosen, stacked(part).ravel()[self.index], 0) for part in (step, change)
-        )
+        entries, capacity = self.entries, len(self.hessian)
+        outside = jnp.any(~entries.chosen & (stacked(step) != 0))
+        step, change = (entries.pick(stacked(part), capacity) for part in (step, change))
+        if entries.index is not None:  # which may be longer than there are entries
+            place = jnp.arange(capacity, dtype=jnp.int32)
+            used = entries.pick(entries.place, capacity) == place
+            step, change = jnp.where(used, step, 0), jnp.where(used, change, 0)
         bent = self.hessian @ step
         curved, was = step @ change, step @ bent
         # A change that is mostly rounding teaches nothing.
         known = (curved > _LEAST_CURVATURE * was) & ~outside
         gained, lost = (jnp.where(known, 1 / jnp.where(known, c, 1), 0) for c in (curved, was))
         hessian = self.hessian + gained * jnp.outer(change, change) - lost * jnp.outer(bent, bent)
-        root = jnp.sqrt(self.metric.ravel()[self.index])
-        lipschitz = _largest_eigenvalue(hessian / (root[:, None] * root[None, :]))
-        return eqx.tree_at(lambda q: (q.hessian, q.lipschitz), self, (hessian, lipschitz))
+        return eqx.tree_at(lambda q: q.hessian, self, hessian)
 
-    @property
-    def chosen(self) -> Bool[Array, "p1 K"]:
-        return self.place < self.index.size
+    def largest_eigenvalue(self) -> Float[Array, ""]:
+        """That of the Hessian in its metric, or somewhat more."""
+        root = jnp.sqrt(self.entries.pick(self.metric, len(self.hessian)))
+        matrix = self.hessian / (root[:, None] * root[None, :])
+
+        def multiply(_, vector):
+            product = matrix @ vector
+            return product / jnp.maximum(jnp.linalg.norm(product), jnp.finfo(matrix.dtype).tiny)
+
+        start = 1.1 + jnp.sin(jnp.arange(len(matrix), dtype=matrix.dtype))
+        vector = jax.lax.fori_loop(0, _POWER_STEPS, multiply, start)
+        largest = _POWER_MARGIN * jnp.linalg.norm(matrix @ vector)
+        return jnp.where(largest > 0, largest, 1)
 
     def minimum(
         self,
@@ -113,22 +150,27 @@ class Quadratic(eqx.Module):
         params: GLMParams,
         gradient: GLMParams,
         size: int,
+        largest: Float[Array, ""],
         damping: Float[Array, ""],
     ) -> GLMParams:
-        """The minimum of the quadratic model plus the penalty, nearly."""
-        index, hessian = self.index[:size], self.hessian[:size, :size]
-        base = stacked(params)
-        start, slope = base.ravel()[index], stacked(gradient).ravel()[index]
-        lengths = 1 / ((self.lipschitz + damping) * self.metric)
-        length, lift = lengths.ravel()[index], damping * self.metric.ravel()[index]
+        """The minimum of the quadratic model of the first ``size`` entries, whose
+        :meth:`largest_eigenvalue` is given, plus the penalty, nearly."""
+        hessian, base = self.hessian[:size, :size], stacked(params)
+        lengths = 1 / ((largest + damping) * self.metric)
+
+        def chosen(matrix: Float[Array, "p1 K"]) -> Float[Array, " c"]:
+            return self.entries.pick(matrix, size)
 
         def whole(entries: Float[Array, " c"]) -> Float[Array, "p1 K"]:
-            return _spread_out(entries, self.place, base)
+            return self.entries.spread(entries, base)
+
+        start, slope = chosen(base), chosen(stacked(gradient))
+        length, lift = chosen(lengths), damping * chosen(self.metric)
 
         def prox(entries: Float[Array, " c"]) -> Float[Array, " c"]:
             moved = whole(entries)
             coef = problem.prox(moved[:-1], lengths[:-1])
-            return jnp.concatenate([coef, moved[-1:]]).ravel()[index]
+            return chosen(jnp.concatenate([coef, moved[-1:]]))
 
         def bend(step: Float[Array, " c"]) -> Float[Array, " c"]:
             return hessian @ step + lift * step
@@ -140,7 +182,7 @@ class Quadratic(eqx.Module):
             def settled(state):
                 entries, _, count = state
                 there = slope + bend(entries - start)
-                entries, turned = self._with_these_signs(problem, whole(entries), index, there, bent)
+                entries, turned = self._with_these_signs(problem, whole(entries), there, bent)
                 return entries, turned, count + 1
 
             def unsettled(state):
@@ -155,7 +197,6 @@ class Quadratic(eqx.Module):
         self,
         problem: Problem,
         params: Float[Array, "p1 K"],
-        index: Int[Array, " c"],
         slope: Float[Array, " c"],
         hessian: Float[Array, "c c"],
     ) -> tuple[Float[Array, " c"], Bool[Array, ""]]:
@@ -163,21 +204,22 @@ class Quadratic(eqx.Module):
         before it: where the Hessian is ill-conditioned its steps are short.  An entry that would
         change its sign stops at zero, and so does a group that would turn round; where so many
         zeros at once lead up, all go as far as the first of them.  And whether some came to zero."""
-        entries, (p1, K) = params.ravel()[index], params.shape
+        (p1, K), size = params.shape, len(hessian)
+        entries, row = self.entries.pick(params, size), self.entries.number(size) // K
         _, quadratic = problem.curvature()
         smooth = stacked(GLMParams(problem.penalty_gradient(params[:-1]), jnp.zeros_like(params[-1])))
         bends = stacked(GLMParams(quadratic, jnp.zeros_like(params[-1])))
-        intercept = index // K == p1 - 1
+        intercept = row == p1 - 1
         free = (entries != 0) | intercept
-        smooth = smooth.ravel()[index]
+        smooth = self.entries.pick(smooth, size)
         slope = jnp.where(free, slope + smooth, 0)
-        hessian = hessian + jnp.diag(bends.ravel()[index])
-        together = _together(problem, index)
+        hessian = hessian + jnp.diag(self.entries.pick(bends, size))
+        together = self._together(problem, size)
         if together is not None:
             hessian = hessian + _bend_of_norms(together, entries, smooth)
         if problem.shift_invariant:  # the loss is flat along the level of the classes
-            whole = jnp.all(_spread_out(free, self.place, False), axis=1)[index // K]
-            same = (index[:, None] // K == index[None, :] // K) & whole[:, None]
+            whole = jnp.all(self.entries.spread(free, False), axis=1)[row]
+            same = (row[:, None] == row[None, :]) & whole[:, None]
             hessian = hessian + jnp.where(same, jnp.mean(diagonal_of(hessian)) / K, 0)
         hessian = jnp.where(free[:, None] & free[None, :], hessian, 0)
         diagonal = diagonal_of(hessian)
@@ -202,15 +244,14 @@ class Quadratic(eqx.Module):
             best = jnp.where(is_lower(moved), moved, best)
         return best, jnp.any(turned) & jnp.any(best != entries)
 
-
-def _together(problem: Problem, index: Int[Array, " c"]) -> Optional[Float[Array, "c c"]]:
-    """One where two entries share a group of the penalty; None where entries stand alone."""
-    groups = problem.groups()
-    if groups is None:
-        return None
-    intercept = jnp.full_like(groups[:1], -1)
-    group = jnp.concatenate([groups, intercept]).ravel()[index]
-    return (group[:, None] == group[None, :]).astype(problem.weight.dtype)
+    def _together(self, problem: Problem, size: int) -> Optional[Float[Array, "c c"]]:
+        """One where two entries share a group of the penalty; None where entries stand alone."""
+        groups = problem.groups()
+        if groups is None:
+            return None
+        intercept = jnp.full_like(groups[:1], -1)
+        group = self.entries.pick(jnp.concatenate([groups, intercept]), size)
+        return (group[:, None] == group[None, :]).astype(problem.weight.dtype)
 
 
 def _bend_of_norms(
@@ -255,29 +296,23 @@ def minimise(
     return jax.lax.while_loop(unfinished, improve, state)[0]
 
 
-def _spread_out(
-    entries: Shaped[Array, " c"], place: Int[Array, "p1 K"], outside: ArrayLike
-) -> Shaped[Array, "p1 K"]:
-    """Entries at their places in the parameters, ``outside`` elsewhere."""
-    size = entries.shape[0]
-    # A gather, not a scatter: it fuses with what is around it.
-    return jnp.where(place < size, entries[jnp.minimum(place, size - 1)], outside)
-
-
 def _hessian(
-    problem: Problem, eta: Float[Array, "K n"], index: Int[Array, " c"], size: int
+    problem: Problem, eta: Float[Array, "K n"], entries: Entries, size: int
 ) -> Float[Array, "c c"]:
     X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
     scale, n_classes = problem.stretch, eta.shape[0]
     if size == scale.size + n_classes:
         whole = _whole_hessian(problem, X, weight[None, None, :] * problem.hessian(eta, y))
-        return whole[index[:, None], index[None, :]]
+        if entries.index is None:
+            return whole
+        return whole[entries.index[:, None], entries.index[None, :]]
     intercept = jnp.full((1, weight.size), problem.fit_intercept, eta.dtype)
     # Transposed, rows of features are gathered as they lie.
     features = jax.lax.optimization_barrier(jnp.concatenate([X.T, intercept]))
-    scale = jnp.concatenate([scale, jnp.ones_like(scale[:1])]).ravel()[index]
-    columns = features[index // n_classes] * scale[:, None]
-    label = index % n_classes
+    scale = entries.pick(jnp.concatenate([scale, jnp.ones_like(scale[:1])]), size)
+    number = entries.number(size)
+    columns = features[number // n_classes] * scale[:, None]
+    label = number % n_classes
     weighted = columns * weight[None, :]
     if problem.shift_invariant:  # of the softmax it is diagonal but for one product
         proba = problem.proba(eta)[label]
@@ -317,14 +352,3 @@ def _metric(problem: Problem, diagonal: Float[Array, "p1 K"]) -> Float[Array, "p
     common = problem.penalty.common_scale(coordinates.split(root))
     squared = jnp.square(stack_rows(common) * coordinates.scale)
     return jnp.concatenate([squared, diagonal[-1:]])
-
-
-def _largest_eigenvalue(matrix: Float[Array, "c c"]) -> Float[Array, ""]:
-    def multiply(_, vector):
-        product = matrix @ vector
-        return product / jnp.maximum(jnp.linalg.norm(product), jnp.finfo(matrix.dtype).tiny)
-
-    start = 1.1 + jnp.sin(jnp.arange(matrix.shape[0], dtype=matrix.dtype))
-    vector = jax.lax.fori_loop(0, _POWER_STEPS, multiply, start)
-    largest = _POWER_MARGIN * jnp.linalg.norm(matrix @ vector)
-    return jnp.where(largest > 0, largest, 1)
