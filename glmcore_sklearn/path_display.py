@@ -38,6 +38,8 @@ class RegularizationPathDisplay:
     """
 
     def __init__(self, path: RegularizationPath):
+        if not isinstance(path, RegularizationPath):
+            raise TypeError(f"path must be a RegularizationPath, found {type(path).__name__}")
         self.path = path
 
     @classmethod

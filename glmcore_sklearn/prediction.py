@@ -183,7 +183,7 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         -------
         array
         """
-        batch = self._batch("compute_loss", X, y, _only_weight(*args, **kwargs))
+        batch = self._batch("compute_loss", X, y, compute_loss(*args, **kwargs))
         params = self._check_params(params, batch, argument="params")
         padded = self._targets.pad_rows(batch.features.X, batch.y, batch.weight)
         return self._targets.loss(self._predictor(), params, *padded)
@@ -278,5 +278,6 @@ def _first_rows(values, X):
     return values if len(values) == n_rows else np.asarray(values)[:n_rows]
 
 
-def _only_weight(sample_weight=None):
+def compute_loss(sample_weight=None):
+    """What the method takes besides, under its name: Python's errors give it."""
     return sample_weight

@@ -76,6 +76,8 @@ class ReliabilityDisplay:
             log_proba = np.asarray(estimator.predict_proba(X), np.float64)
             if (log_proba > _ROUNDING).any():  # probabilities: of logarithms none is above zero
                 log_proba = np.log(np.maximum(log_proba, _TINY))
+        if log_proba.ndim != 2:
+            raise TypeError(f"estimator must be a classifier of one target, found {type(estimator).__name__}")
         return cls.from_predictions(
             y, log_proba, classes=estimator.classes_, n_bins=n_bins, strategy=strategy, ax=ax
         )

@@ -136,7 +136,7 @@ def test_coefficients_that_are_all_zero_can_be_drawn():
     nothing_is_cut_off(CoefficientsDisplay.from_estimator(by_hand(np.zeros((4, 3)))).figure_)
 
 
-def test_what_the_display_of_coefficients_refuses(glm):
+def test_what_the_displays_of_estimators_refuse(glm):
     with pytest.raises(NotFittedError):
         CoefficientsDisplay.from_estimator(Theirs())
     with pytest.raises(ValueError, match="feature_names must have length 4, found 2"):
@@ -150,6 +150,8 @@ def test_what_the_display_of_coefficients_refuses(glm):
     for other in (population, DecisionTreeClassifier().fit(X, Y)):
         with pytest.raises(TypeError, match=f"linear classifier of one target.* found {type(other).__name__}"):
             CoefficientsDisplay.from_estimator(other)
+    with pytest.raises(TypeError, match="a classifier of one target, found ClassifierPopulationGLM"):
+        ReliabilityDisplay.from_estimator(population, X, Y)
     with pytest.raises(ValueError, match="ax must have a place in a grid"):
         CoefficientsDisplay.from_estimator(glm, image_shape=(2, 2), ax=plt.figure().add_axes((0, 0, 1, 1)))
 

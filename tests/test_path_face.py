@@ -82,6 +82,8 @@ def test_what_is_refused(path):
         regularization_path(ClassifierGLM(3, regularizer="Lasso"), X, LABELS, [0.0])
     with pytest.raises(ValueError, match=r"label must be one of the classes \['a', 'b', 'c'\], found 'd'"):
         RegularizationPathDisplay(path).plot(label="d")
+    with pytest.raises(TypeError, match="path must be a RegularizationPath, found int"):
+        RegularizationPathDisplay(3)
 
 
 def test_the_picture(path):

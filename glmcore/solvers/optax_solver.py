@@ -31,6 +31,8 @@ class Optax(AbstractSolver):
     ----------
     transformation : optax.GradientTransformation
         Such as ``optax.adam(1e-2)``; one that searches along a line gets value, grad, value_fn.
+        What needs more than that, as ``lookahead``, ``contrib.sam`` and ``contrib.sophia`` do, raises
+        an error of its own.
     tol : float, optional
         Bound on the optimality residual in centred and scaled coordinates, relative to the
         gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.
