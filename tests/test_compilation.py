@@ -179,7 +179,7 @@ def test_arrays_of_another_byte_order(x64):
 
 
 @pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), slow(glmcore.Lasso(0.1))], ids=repr)
-@pytest.mark.parametrize("n_models", [None, 3])
+@pytest.mark.parametrize("n_models", [None, slow(3)])
 def test_products_are_exact_where_jax_would_round_their_factors(penalty, n_models, monkeypatch):
     def precisions(n):
         """Of the products in a fit, or in one of many, to ``n`` rows."""

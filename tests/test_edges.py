@@ -163,6 +163,7 @@ def test_a_penalty_does_not_change_with_the_array_it_was_made_of():
     np.testing.assert_array_equal(penalty.strength, 0.1)
 
 
+@pytest.mark.slow
 def test_a_fit_in_float32_follows_one_by_one_fits_in_float64():
     """With the same default solver, whose settings are constants of the program before."""
     glm = model(glmcore.Lasso(0.02))
@@ -180,7 +181,7 @@ def test_float64_fits_of_many_rows(solver, x64):
     assert result.converged and glm.optimality(result.params, X, y) < 1e-7
 
 
-@pytest.mark.parametrize("solver", [glmcore.LBFGS(), glmcore.Newton(), slow(glmcore.ProximalNewton())])
+@pytest.mark.parametrize("solver", [glmcore.LBFGS(), slow(glmcore.Newton()), slow(glmcore.ProximalNewton())])
 def test_a_missing_class_among_many_parameters(solver):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 20)).astype(np.float32)

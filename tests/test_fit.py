@@ -142,7 +142,7 @@ def test_strengths_an_entry(kind, x64):
 
 
 @pytest.mark.parametrize("largest", [slow(0.1), slow(1e3), 1e6])
-@pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS(), None], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [slow(glmcore.Newton()), glmcore.LBFGS(), None], ids=lambda s: type(s).__name__)
 def test_strengths_that_differ_much_between_classes(largest, solver):
     X, y = small()
     X = X.astype(np.float32)
@@ -372,6 +372,7 @@ def test_looking_for_nan_finds_none():
             assert glmcore.fit(model(glmcore.Ridge(0.1)), X.astype(np.float32), y, solver=solver).converged
 
 
+@pytest.mark.slow
 def test_fista_is_not_stalled_while_its_objective_falls(x64):
     X, y = data("breast_cancer", F64)
     X = (X - X.mean(axis=0)) / X.std(axis=0)
