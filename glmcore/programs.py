@@ -140,26 +140,30 @@ def start(
     """The fit before its first step."""
     params = starting_params(problem, init_params)
     eta = problem.null_predictor() if init_params is None else problem.predictor(params)
-    if init_params is not None and isinstance(problem, DenseProblem):
-        params, eta = _no_worse_than_null(problem, params, eta)
     look = problem.look(eta)
-    state = solver.init(problem, params, eta)
-    null = tree_norm(look.gradient) if init_params is None else problem.null_optimality()
+    if init_params is None:
+        null = tree_norm(look.gradient)
+    elif isinstance(problem, DenseProblem):
+        null_look = problem.look(problem.null_predictor())
+        null = tree_norm(null_look.gradient)
+        params, look = _no_worse_than_null(problem, params, look, null_look)
+    else:
+        null = problem.null_optimality()
+    state = solver.init(problem, params, look.eta)
     task = Task(problem, solver, problem.yardstick(null, solver.tol), may_be_separable)
     return task, Run.of(problem, params, look, state, solver)
 
 
 def _no_worse_than_null(
-    problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
-) -> tuple[GLMParams, Float[Array, "K n"]]:
+    problem: Problem, params: GLMParams, look: Look, null_look: Look
+) -> tuple[GLMParams, Look]:
     """The null model if its objective is smaller: far from the optimum, where all probabilities
     are zero or one, hardly anything bends and no solver gets far."""
-    null, null_eta = problem.null_params(), problem.null_predictor()
+    null = problem.null_params()
     objective, null_objective = (
-        problem.loss(predictor) + problem.penalty_value(at.coef)
-        for predictor, at in ((eta, params), (null_eta, null))
+        seen.loss + problem.penalty_value(at.coef) for seen, at in ((look, params), (null_look, null))
     )
-    return tree_where(null_objective < objective, (null, null_eta), (params, eta))
+    return tree_where(null_objective < objective, (null, null_look), (params, look))
 
 
 def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMParams:

@@ -466,8 +466,13 @@ def test_params_may_be_tracers():
         jax.jit(total)((params[0], params[1][:2]))
 
 
-def test_values_of_params_are_skipped_on_request():
-    assert np.isnan(check_params((COEF, INTERCEPT + np.nan), MATRIX, (3,), values=False)[1]).all()
+def test_values_of_params_on_a_device_are_skipped_on_request():
+    nobody = INTERCEPT + np.nan
+    on_device = jnp.asarray(nobody, jnp.float32)
+    assert np.isnan(check_params((COEF, on_device), MATRIX, (3,), values=False)[1]).all()
+    for intercept, values in ((on_device, True), (nobody, False)):
+        with pytest.raises(ValueError, match="intercept of init_params holds NaN"):
+            check_params((COEF, intercept), MATRIX, (3,), values=values)
 
 
 def test_large_params_whose_sum_overflows_are_finite():
