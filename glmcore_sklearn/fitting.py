@@ -178,7 +178,8 @@ class FittingGLM(PredictingGLM):
         ClassesNotSetError
             If classes are not set.
         ValueError
-            If y holds a label that is not in ``classes_``; nothing changes then.
+            If y holds a label that is not in ``classes_``, or NumPy arrays of params hold NaN or infinity
+            (others are not waited for); nothing changes then.
         """
         weight = kwargs.pop("sample_weight", None)
         if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples > 0):

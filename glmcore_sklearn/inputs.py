@@ -4,7 +4,6 @@ Whatever can be wrong with the numbers of a call is found here, and said in word
 found and what was expected. Good data pay one sum; nothing is copied unless it must be cast or holds NaN.
 """
 
-import itertools
 import warnings
 from typing import NamedTuple
 
@@ -494,9 +493,9 @@ def check_params(params, X, outputs, *, argument="init_params", values=True):
             what = ("n_features", *axes) if name.startswith("coef") else axes
             what = f"({what[0]},)" if len(what) == 1 else f"({', '.join(what)})"
             raise ValueError(f"{name} has shape {leaf.shape}, expected {what} = {shape}")
-    checked = [values or isinstance(leaf, np.ndarray) for leaf in leaves]
-    if not _all_finite(list(itertools.compress(leaves, checked))):
-        for leaf, name in itertools.compress(zip(leaves, names), checked):
+    looked_at = [(leaf, name) for leaf, name in zip(leaves, names) if values or isinstance(leaf, np.ndarray)]
+    if not _all_finite([leaf for leaf, _ in looked_at]):
+        for leaf, name in looked_at:
             if not _all_finite([leaf]) and not np.isfinite(leaf).all():
                 raise ValueError(f"{name} holds NaN or infinity, expected finite {leaf.dtype} numbers")
     return structure.unflatten(leaves[:-1]), leaves[-1]

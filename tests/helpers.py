@@ -11,6 +11,8 @@ import glmcore
 
 #: An argument of which only the long run of the tests makes a case.
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+#: A test in float32, and in float64 in the long run only.
+mostly_float32 = pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
 
 K_OF = {"breast_cancer": 2, "digits": 10}
 

@@ -165,7 +165,7 @@ JAX_ARRAYS = hnp.arrays(st.sampled_from([np.float32, np.int32, np.uint8, np.bool
 TREES = st.recursive(SCALARS | ARRAYS | JAX_ARRAYS, nests, max_leaves=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(KEYS, TREES, max_size=4))
 def test_any_tree_comes_back_exactly(tmp_path_factory, content):
     assert identical(round_trip(tmp_path_factory.getbasetemp(), content), content)

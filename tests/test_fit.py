@@ -14,6 +14,7 @@ from helpers import (
     in_float64,
     is_status,
     model,
+    mostly_float32,
     n_classes,
     reference,
     relative_error,
@@ -98,7 +99,7 @@ def fits_sparse(name, spec, dtype):
 
 
 @pytest.mark.parametrize("name, spec", SPARSE, ids=lambda v: v if isinstance(v, str) else v[0])
-@pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
+@mostly_float32
 def test_sparse_penalties_reach_the_optimum_of_raw_data(name, spec, precision):
     fits_sparse(name, spec, precision)
 
@@ -726,7 +727,7 @@ def hard(name):
 
 @pytest.mark.parametrize("kind", ["Ridge", "Lasso"])
 @pytest.mark.parametrize("solver", QUICK_SOLVERS)
-@pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
+@mostly_float32
 def test_converged_is_a_statement_about_the_answer(solver, kind, precision):
     if kind == "Lasso" and solver.needs_smooth:
         pytest.skip("refused")
@@ -794,7 +795,7 @@ def test_results_are_plain_pytrees():
     assert result.n_iter.dtype == np.int32
 
 
-@pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
+@mostly_float32
 def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precision):
     X, y = small()
     X = X.astype(precision)

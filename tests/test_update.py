@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from helpers import GAP, build, in_float64, model, relative_error, relative_gap, slow, small
+from helpers import GAP, build, in_float64, model, mostly_float32, relative_error, relative_gap, slow, small
 
 import glmcore
 from glmcore import GLMParams
@@ -23,7 +23,7 @@ def start(glm, X, y, **kwargs):
 
 
 @each
-@pytest.mark.parametrize("precision", ["float32", slow("float64")], indirect=True)
+@mostly_float32
 def test_full_batches_reach_the_optimum_of_fit(spec, precision):
     X, y = small()
     X = (10 * X + 100).astype(precision)

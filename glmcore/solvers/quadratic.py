@@ -98,7 +98,7 @@ class Quadratic(eqx.Module):
     def anew(
         self, problem: Problem, eta: Float[Array, "K n"], score: Float[Array, "p1 K"], size: int
     ) -> "Quadratic":
-        """That of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
+        """The Hessian of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
         entries, capacity = self.entries, len(self.hessian)
         if entries.index is not None:
             entries = Entries.best(score, size, capacity)
