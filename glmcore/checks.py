@@ -49,7 +49,7 @@ def check_data(
     dtype = sample_dtype(leaves) if dtype is None else dtype
     y = _as_array(y, "y")
     _check_labels(y, n, model.observations.n_outputs)
-    weight = np.ones(n, dtype)
+    weight = np.broadcast_to(np.ones((), dtype), n)
     if sample_weight is not None:
         weight = _weight(sample_weight, n, dtype, is_batch)
         X = _without_idle_rows(X, weight)
@@ -143,7 +143,7 @@ def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:
         # Only ratios count: keep the sum of the weights from overflowing.
         elif not LEAST_WEIGHT < high < MOST_WEIGHT:
             array = array / float(high)
-    return array.astype(dtype)
+    return array.astype(dtype, copy=False)
 
 
 def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:

@@ -49,25 +49,25 @@ class Coordinates(eqx.Module):
     def measure(
         cls,
         X: PyTree[Float[Array, "n _"]],
-        weight: Float[Array, " n"],
+        share: Float[Array, " n"],
         penalty: AbstractPenalty,
         n_outputs: int,
         fit_intercept: bool,
         centre: Optional[Float[Array, " p"]] = None,
         in_lanes: bool = False,
     ) -> tuple["Coordinates", Float[Array, "n p"]]:
-        """Centre and scale of ``X`` under ``weight``, as far as ``penalty`` allows, and the
-        centred features; with ``centre``, ``X`` has been centred by it before.  ``in_lanes``
+        """Centre and scale of ``X`` under weights that sum to one, as far as ``penalty`` allows, and
+        the centred features; with ``centre``, ``X`` has been centred by it before.  ``in_lanes``
         costs less under vmap and cannot be differentiated."""
         leaves, structure = jax.tree.flatten(X)
         widths = tuple(leaf.shape[1] for leaf in leaves)
-        features, share = stack_columns(X), weight / jnp.sum(weight)
+        features = stack_columns(X)
         if centre is None and fit_intercept:
             centre = row_sums(share[None, :], features)[0]
             features = features - centre[None, :]
         elif centre is None:
             centre = jnp.zeros(features.shape[1], features.dtype)
-        deviation = _deviation(features, centre, weight, share, fit_intercept, in_lanes)
+        deviation = _deviation(features, centre, share, fit_intercept, in_lanes)
         return cls.of(centre, deviation, penalty, n_outputs, structure, widths), features
 
     @classmethod
@@ -142,7 +142,6 @@ class Coordinates(eqx.Module):
 def _deviation(
     features: Float[Array, "n p"],
     centre: Float[Array, " p"],
-    weight: Float[Array, " n"],
     share: Float[Array, " n"],
     fit_intercept: bool,
     in_lanes: bool,
@@ -154,8 +153,8 @@ def _deviation(
     noise = jnp.square(CENTRE_ROUNDINGS * info.eps * centre)
     doubtful = ~((second > jnp.maximum(noise, info.tiny / info.eps)) & jnp.isfinite(second))
 
-    def look_closer(features, weight, share):
-        used = (weight > 0)[:, None]
+    def look_closer(features, share):
+        used = (share > 0)[:, None]
         low = jnp.min(jnp.where(used, features, jnp.inf), axis=0)
         high = jnp.max(jnp.where(used, features, -jnp.inf), axis=0)
         size = jnp.maximum(jnp.abs(low), jnp.abs(high))
@@ -168,7 +167,7 @@ def _deviation(
         constant = (low == high) | (deviation < jnp.sqrt(info.tiny))
         return jnp.where(constant, 0, deviation)
 
-    rows = (features, weight, share)
+    rows = (features, share)
     if in_lanes:
         closer = where_needed(jnp.any(doubtful), look_closer, *rows)
     else:

@@ -36,17 +36,17 @@ class DenseProblem(Problem):
         model,
         features: Float[Array, "n p"],
         y: Int[Array, " n"],
-        weight: Float[Array, " n"],
+        share: Float[Array, " n"],
         coordinates: Coordinates,
         may_lack_classes: bool = False,
     ) -> "DenseProblem":
-        """The problem of fitting ``model`` to features centred by ``coordinates``.
+        """The problem of fitting ``model`` to features centred by ``coordinates``, with weights
+        that sum to one.
 
         A class without weight is left out, unless these are rows of a batch that may lack it.
         """
-        weight = weight / jnp.sum(weight)
-        present = (model.observations.frequencies(y, weight) > 0) | may_lack_classes
-        return cls.assembled(model, features, y.astype(jnp.int32), weight, present, coordinates)
+        present = (model.observations.frequencies(y, share) > 0) | may_lack_classes
+        return cls.assembled(model, features, y.astype(jnp.int32), share, present, coordinates)
 
     @classmethod
     def assembled(
@@ -84,10 +84,10 @@ class DenseProblem(Problem):
         return self.weight.size
 
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
-        eta = self.X @ (self.stretch * params.coef) + params.intercept[None, :]
         # The barriers keep XLA from turning the transpose into a product in a slow layout, and
         # from transposing once for each of its readers.
-        return jax.lax.optimization_barrier(jax.lax.optimization_barrier(eta).T)
+        eta = jax.lax.optimization_barrier(self.X @ (self.stretch * params.coef))
+        return jax.lax.optimization_barrier(eta.T) + params.intercept[:, None]
 
     def loss_and_residual(
         self, eta: Float[Array, "K n"]

@@ -309,9 +309,9 @@ def prepare(args, batched, size: int) -> Optional[Common]:
     """What lanes share, None if each has features of its own."""
     if any(jax.tree.leaves(batched.X)):
         return None
-    model, weight = in_dtype(args.model, args.weight.dtype), args.weight
+    model = in_dtype(args.model, args.weight.dtype)
+    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
     if batched.weight:  # lanes whose weights are not finite are for themselves
-        weight = weight / jnp.sum(weight, axis=1, keepdims=True)
         weight = jnp.mean(weight, axis=0, where=jnp.all(jnp.isfinite(weight), axis=1)[:, None])
     coordinates, features = Coordinates.measure(
         args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept

@@ -206,11 +206,12 @@ class GLM(eqx.Module):
         y, weight = jnp.asarray(y), _weights(sample_weight, X)
         check_indices(y, len(weight))
         X = jax.tree.map(lambda x: x.astype(weight.dtype), _without_idle_rows(X, weight))
+        n_outputs, share = self.observations.n_outputs, weight / jnp.sum(weight)
         coordinates, features = Coordinates.measure(
-            X, weight, self.penalty, self.observations.n_outputs, self.fit_intercept
+            X, share, self.penalty, n_outputs, self.fit_intercept
         )
-        unknown = unknown_labels(y, weight, self.observations.n_outputs)
-        return DenseProblem.of(self, features, y, jnp.where(unknown, jnp.nan, weight), coordinates)
+        share = jnp.where(unknown_labels(y, weight, n_outputs), jnp.nan, share)
+        return DenseProblem.of(self, features, y, share, coordinates)
 
 
 def check_not_empty(leaves: list) -> None:

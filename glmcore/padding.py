@@ -71,7 +71,8 @@ def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> 
 
 
 def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
-    """Centre of ``X`` under ``weight``, and what :func:`pad_rows` returns with ``X`` centred.
+    """Centre of ``X`` under ``weight``, and what :func:`pad_rows` returns with ``X`` centred and
+    weights that sum to one.
 
     The one copy that a fit makes of its data: centring while padding costs no more than
     padding, and the compiled program needs no copy of its own.  Arrays that are traced, or live
@@ -81,8 +82,8 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
     if not all(map(on_host, leaves)):
         return (None, *pad_rows(X, weight, *columns))
     _, target = _rows_and_bucket(X)
-    share = np.asarray(weight, np.float64)
-    share = (share / share.sum()).astype(weight.dtype)
+    share = _padded(weight, target)
+    share /= share.sum(dtype=np.float64)
     rows, structure = jax.tree.flatten(X)
     rows = [np.asarray(leaf) for leaf in rows]
     with np.errstate(all="ignore"):  # not finite is for the status of the fit to say
@@ -92,7 +93,8 @@ def centred_rows(X: PyTree, weight: Any, *columns: Any) -> tuple[Any, ...]:
     return (
         centre,
         jax.tree.unflatten(structure, centred),
-        *(_padded(column, target) for column in (weight, *columns)),
+        share,
+        *(_padded(column, target) for column in columns),
     )
 
 
@@ -113,7 +115,7 @@ def _padded_there(rows: jax.Array, target: int) -> jax.Array:
 def _mean(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Mean of every column; products of blocks of rows, summed in float64."""
     starts = range(0, len(rows), _MEAN_ROWS)
-    blocks = (slice(start, start + _MEAN_ROWS) for start in starts)
+    blocks = (slice(start, min(start + _MEAN_ROWS, len(rows))) for start in starts)
     # In one layout, so that the sum does not depend on that of X; not by BLAS, whose threads
     # would go on waiting for work while the compiled program runs.
     sums = (np.einsum("n,np->p", share[b], np.ascontiguousarray(rows[b])) for b in blocks)

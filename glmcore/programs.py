@@ -251,14 +251,16 @@ def _solver_state(task: Task, run: Run, held_out: HeldOut) -> SolverState:
 
 
 def make_problem(model, X, y, weight, centre=None, of_stream: bool = False) -> Problem:
-    """The problem of these rows, all there are or the first ones ``of_stream``."""
+    """The problem of these rows, all there are or the first ones ``of_stream``; with ``centre``
+    they come from :func:`~glmcore.padding.centred_rows`."""
     n_outputs = model.observations.n_outputs
+    share = weight / jnp.sum(weight) if centre is None else weight
     coordinates, features = Coordinates.measure(
-        X, weight, model.penalty, n_outputs, model.fit_intercept, centre
+        X, share, model.penalty, n_outputs, model.fit_intercept, centre
     )
     if of_stream:
         coordinates = coordinates.of_stream(model.penalty)
-    return DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=of_stream)
+    return DenseProblem.of(model, features, y, share, coordinates, may_lack_classes=of_stream)
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
@@ -335,12 +337,15 @@ def run_update(model, params, state, X, y, weight, solver) -> tuple[GLMParams, S
     model, solver = in_dtype((model, solver), weight.dtype)
     coordinates = state.coordinates
     features = coordinates.features(X)
-    problem = DenseProblem.of(model, features, y, weight, coordinates, may_lack_classes=True)
+    total = jnp.sum(weight)
+    problem = DenseProblem.of(
+        model, features, y, weight / total, coordinates, may_lack_classes=True
+    )
     inner = problem.start(coordinates.from_user(params))
     look = problem.look(problem.predictor(inner))
     cache = solver.evaluate(problem, inner, look, state.solver)
     run = Run(*solver.update(problem, inner, state.solver, cache), state.n_iter + 1)
-    held_out = state.held_out.and_then(-look.loss, jnp.sum(weight))
+    held_out = state.held_out.and_then(-look.loss, total)
     task = Task(problem, solver, state.yardstick)
     moved = coordinates.to_user(run.params), _solver_state(task, run, held_out)
     # One bad batch in a stream must not cost what all others have taught.

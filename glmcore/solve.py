@@ -158,10 +158,9 @@ def fit(
         raise ValueError("callback cannot be called from inside jax.jit or jax.vmap")
     identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
     X, y, weight = settled_rows(X, y, weight)
-    args = (model, X, y, weight, init_params, solver)
-    if not is_concrete(args):
+    if not is_concrete((model, X, y, weight, init_params, solver)):
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
-        result = run_many(*args, side_by_side)
+        result = run_many(model, X, y, weight, init_params, solver, side_by_side)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
     if model.fit_intercept:
         centre, X, weight, y = centred_rows(X, weight, y)

@@ -46,7 +46,7 @@ def encode(features, found, classes, sample_weight):
     y = labels.encode(found, classes)
     weight = check_sample_weight(sample_weight, len(y))
     if weight is None:
-        weight = np.ones(len(y), sample_dtype())
+        weight = np.broadcast_to(np.ones((), sample_dtype()), len(y))
     if features.used is not None:
         weight = np.where(features.used, weight, 0)
         if not weight.any():

@@ -258,7 +258,7 @@ def encode(labels, classes, argument="y"):
     kinds = labels.dtype.kind, classes.dtype.kind
     if kinds[0] in "biu" and are_indices(classes):
         if labels.size == 0 or (labels.min() >= 0 and labels.max() < classes.size):
-            return labels.astype(np.int32)
+            return labels.astype(np.int32, copy=False)
         known = (labels >= 0) & (labels < classes.size)
     elif "O" in kinds:
         index_of = {label: index for index, label in enumerate(items(classes))}

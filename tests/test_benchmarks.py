@@ -1,10 +1,14 @@
 """What the benchmarks rely on: the objective that judges all tools, and honesty about missing ones."""
 
+import subprocess
+import sys
+
 import numpy as np
 import oracle
 import pytest
 
 from benchmarks import report
+from benchmarks.memory import ROOT
 from benchmarks.objective import objective, relative_gap
 from benchmarks.peers.base import Fit, Peer, Rung, half_decades, installed
 from benchmarks.problems import Problem, problems
@@ -60,6 +64,15 @@ def test_table_of_problems():
     task = table[0].load()
     assert task.X.shape == (150, 4) and task.X.dtype == np.float32
     np.testing.assert_allclose(task.X.std(axis=0), 1.0, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["glmcore.fit", "ClassifierGLM"])
+def test_a_fit_holds_one_copy_of_x_and_few_predictors(label):
+    command = [sys.executable, "-m", "benchmarks.memory", label, "0"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    n, p, K = 1_000_000, 20, 3
+    assert int(done.stdout) < 4 * (n * p + 6.5 * n * K)
 
 
 def test_half_decades():

@@ -18,6 +18,16 @@ X = np.tile(X, (4, 1)).astype(np.float32)
 Y = np.tile(Y, 4)
 
 
+def test_centred_rows_have_mean_zero_and_weights_of_one():
+    weight = np.linspace(0, 3, len(X), dtype=np.float32)
+    centre, rows, share, y = padding.centred_rows(X + 1000, weight, Y)
+    assert rows.shape == (256, X.shape[1]) and not share[len(X) :].any() and not rows[len(X) :].any()
+    np.testing.assert_allclose(share[: len(X)], weight / weight.sum(dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(centre, np.average(X + 1000.0, axis=0, weights=weight), rtol=1e-6)
+    np.testing.assert_array_equal(rows[: len(X)], X + 1000 - centre)
+    np.testing.assert_array_equal(y[: len(X)], Y)
+
+
 @given(st.integers(1, 10**8), st.integers(4, 10**5))
 def test_a_bucket_holds_the_rows_and_adds_little(n_rows, row_bytes):
     rows = bucket(n_rows, row_bytes)

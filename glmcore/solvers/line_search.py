@@ -158,18 +158,21 @@ class AbstractDescent(AbstractSolver):
             trial = _line_search(problem, params, cache, change, self.slope_left)
             accepted = trial.accepted
             step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
-            eta = cache.eta + jnp.where(accepted, trial.alpha * change, 0)
             there = jax.tree.map(jnp.add, params, step)
             gradient = _penalised(problem, there, problem.gradient(trial.residual))
             gradient = tree_where(accepted, gradient, cache.gradient)
             objective = jnp.where(accepted, trial.objective, cache.progress.objective)
-            return there, step, eta, gradient, objective, accepted
+            return there, step, trial.alpha, change, gradient, objective, accepted
 
         def stay():
             objective, done = cache.progress.objective, jnp.ones((), bool)
-            return params, cache.direction, cache.eta, cache.gradient, objective, done
+            nowhere = jnp.zeros_like(objective), jnp.zeros_like(cache.eta)
+            return params, cache.direction, *nowhere, cache.gradient, objective, done
 
-        there, step, eta, gradient, objective, accepted = jax.lax.cond(cache.directed, move, stay)
+        moved = jax.lax.cond(cache.directed, move, stay)
+        there, step, alpha, change, gradient, objective, accepted = moved
+        # Out here, or XLA would transpose the change anew, and keep what it came from until then.
+        eta = cache.eta + jnp.where(accepted, alpha * change, 0)
         remembered = _remember(state, step, tree_sub(gradient, cache.gradient), gradient)
         # After a failed search: forget the past, try the preconditioned gradient once more.
         state = tree_where(accepted, remembered, state.forget())
@@ -258,10 +261,12 @@ def _line_search(
         return problem.penalty_value(params.coef + alpha * cache.direction.coef)
 
     def attempt(trial: _Trial) -> _Trial:
-        # Labels that seem to change, or XLA would write a one-hot matrix of them before the loop.
-        alpha, y = jax.lax.optimization_barrier((trial.next_alpha, problem.y))
-        labelled = eqx.tree_at(lambda q: q.y, problem, y)
-        loss, residual = labelled.loss_and_residual(cache.eta + alpha * change)
+        # Rows that seem to change, or XLA would write a one-hot matrix of the labels, and which
+        # weights are zero, before the loop.
+        rows = trial.next_alpha, problem.y, problem.weight
+        alpha, *rows = jax.lax.optimization_barrier(rows)
+        here = eqx.tree_at(lambda q: (q.y, q.weight), problem, rows)
+        loss, residual = here.loss_and_residual(cache.eta + alpha * change)
         value, penalty_slope = jax.jvp(penalty, (alpha,), (jnp.ones_like(alpha),))
         objective = loss + value
         slope = jnp.sum(residual * change) + penalty_slope
