@@ -53,19 +53,21 @@ class Coordinates(eqx.Module):
         penalty: AbstractPenalty,
         n_outputs: int,
         fit_intercept: bool,
-        centre: Optional[Float[Array, " p"]] = None,
+        moments: Optional[tuple[Float[Array, " p"], Float[Array, " p"]]] = None,
         in_lanes: bool = False,
     ) -> tuple["Coordinates", Float[Array, "n p"]]:
         """Centre and scale of ``X`` under weights that sum to one, as far as ``penalty`` allows, and
-        the centred features; with ``centre``, ``X`` has been centred by it before.  ``in_lanes``
-        costs less under vmap and cannot be differentiated."""
+        the centred features; with ``moments``, centre and deviation, ``X`` has been centred
+        before.  ``in_lanes`` costs less under vmap and cannot be differentiated."""
         leaves, structure = jax.tree.flatten(X)
         widths = tuple(leaf.shape[1] for leaf in leaves)
         features = stack_columns(X)
-        if centre is None and fit_intercept:
+        if moments is not None:
+            return cls.of(*moments, penalty, n_outputs, structure, widths), features
+        if fit_intercept:
             centre = row_sums(share[None, :], features)[0]
             features = features - centre[None, :]
-        elif centre is None:
+        else:
             centre = jnp.zeros(features.shape[1], features.dtype)
         deviation = _deviation(features, centre, share, fit_intercept, in_lanes)
         return cls.of(centre, deviation, penalty, n_outputs, structure, widths), features

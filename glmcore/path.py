@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from glmcore.centring import centred_rows
 from glmcore.checks import check_count, check_data, check_model, check_penalty, tell_of_labels
 from glmcore.model import GLM
-from glmcore.padding import centred_rows, pad_rows
 from glmcore.params import GLMParams
 from glmcore.path_programs import Points, Progress, run_piece, run_survey
 from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
@@ -190,11 +190,7 @@ class _Path(eqx.Module):
             solver = default_solver(model.penalty, *fit_size(model, X), path=True)
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
-        if model.fit_intercept:
-            centre, X, weight, y = centred_rows(X, weight, y)
-        else:
-            centre, (X, weight, y) = None, pad_rows(X, weight, y)
-        return cls(model, (X, y, weight, centre), solver)
+        return cls(model, centred_rows(X, y, weight, model.fit_intercept), solver)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -78,11 +78,11 @@ def scaled(penalty: AbstractScalablePenalty, factor: Array) -> AbstractScalableP
 
 
 @quick_jit
-def run_survey(model, X, y, weight, centre, strengths: Float[Array, " L"]):
+def run_survey(model, X, y, weight, moments, strengths: Float[Array, " L"]):
     """A path of so many strengths before its first one, at the null model, and a strength that
     surely holds at zero all that is penalised."""
     model = in_dtype(model, weight.dtype)
-    problem = make_problem(model, X, y, weight, centre)
+    problem = make_problem(model, X, y, weight, moments)
     residual = problem.loss_and_residual(problem.null_predictor())[1]
     pressure = problem.pressure(problem.gradient(residual).coef)
     points = Points.none(strengths.size, *problem.coordinates.scale.shape, weight.dtype)
@@ -100,7 +100,7 @@ def run_piece(
     X,
     y,
     weight,
-    centre,
+    moments,
     strengths: Float[Array, " L"],
     progress: Progress,
     until: Int[Array, ""],
@@ -111,7 +111,7 @@ def run_piece(
     """Answers from ``progress.count`` to ``until`` with the features of ``index`` (None: all of
     them); earlier where one of the others is missed, or a share of ``room`` entries are not zero."""
     model, solver = in_dtype((model, solver), weight.dtype)
-    whole = make_problem(model, X, y, weight, centre)
+    whole = make_problem(model, X, y, weight, moments)
     part = whole if index is None else whole.on_features(index)
     measure = whole.yardstick(whole.null_optimality(), solver.tol)
 

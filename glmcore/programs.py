@@ -250,13 +250,13 @@ def _solver_state(task: Task, run: Run, held_out: HeldOut) -> SolverState:
     )
 
 
-def make_problem(model, X, y, weight, centre=None, of_stream: bool = False) -> Problem:
-    """The problem of these rows, all there are or the first ones ``of_stream``; with ``centre``
-    they come from :func:`~glmcore.padding.centred_rows`."""
+def make_problem(model, X, y, weight, moments=None, of_stream: bool = False) -> Problem:
+    """The problem of these rows, all there are or the first ones ``of_stream``; with ``moments``
+    they come from :func:`~glmcore.centring.centred_rows`."""
     n_outputs = model.observations.n_outputs
-    share = weight / jnp.sum(weight) if centre is None else weight
+    share = weight / jnp.sum(weight) if moments is None else weight
     coordinates, features = Coordinates.measure(
-        X, share, model.penalty, n_outputs, model.fit_intercept, centre
+        X, share, model.penalty, n_outputs, model.fit_intercept, moments
     )
     if of_stream:
         coordinates = coordinates.of_stream(model.penalty)
@@ -274,24 +274,24 @@ def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def _start(
-    model, X, y, weight, centre, init_params, solver, may_be_separable: bool = True
+    model, X, y, weight, moments, init_params, solver, may_be_separable: bool = True
 ) -> tuple[Task, Run]:
     model, solver = in_dtype((model, solver), weight.dtype)
-    problem = make_problem(model, X, y, weight, centre)
+    problem = make_problem(model, X, y, weight, moments)
     return start(problem, init_params, solver, may_be_separable)
 
 
-def run_fit(model, X, y, weight, centre, init_params, solver) -> FitResult:
+def run_fit(model, X, y, weight, moments, init_params, solver) -> FitResult:
     """One fit, compiled: one program for all strengths but zero."""
     may_be_separable = not penalises_all(model.penalty)
-    return _run_fit(model, X, y, weight, centre, init_params, solver, may_be_separable)
+    return _run_fit(model, X, y, weight, moments, init_params, solver, may_be_separable)
 
 
 def fit_once(
-    model, X, y, weight, centre, init_params, solver, may_be_separable: bool = True
+    model, X, y, weight, moments, init_params, solver, may_be_separable: bool = True
 ) -> FitResult:
     """One fit from beginning to end."""
-    task, run = _start(model, X, y, weight, centre, init_params, solver, may_be_separable)
+    task, run = _start(model, X, y, weight, moments, init_params, solver, may_be_separable)
     return finish(task, advance(task, run, task.solver.maxiter))
 
 
@@ -311,11 +311,11 @@ _jit_advance = quick_jit(advance_and_tell)
 
 
 def fit_with_callback(
-    model, X, y, weight, centre, init_params, solver, listeners: Listeners, identity: Optional[Identity]
+    model, X, y, weight, moments, init_params, solver, listeners: Listeners, identity: Optional[Identity]
 ) -> FitResult:
     """The same pieces, a loop on the host between them."""
     loop = HostLoop(solver, listeners)
-    task, run = _jit_start(model, X, y, weight, centre, init_params, solver)
+    task, run = _jit_start(model, X, y, weight, moments, init_params, solver)
     return loop.run(task, run, _jit_advance, _jit_finish, identity)
 
 

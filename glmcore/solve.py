@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from glmcore.centring import centred_rows
 from glmcore.checks import (
     check_data,
     check_model,
@@ -19,7 +20,7 @@ from glmcore.identity import Identity, digest_rows
 from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.observations import unknown_labels
-from glmcore.padding import centred_rows, pad_rows
+from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
@@ -80,9 +81,14 @@ def default_solver(
     else:
         many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
         pays = many and by_entry and n_params <= 2 * _WORKING_SET_PARAMS
-    # A new one each time: JAX remembers, by its identity, a NumPy array that it met as a constant
-    # in float64, and then refuses it in float32.
     return by_hessian() if pays else usual()
+
+
+@remembering_last
+def _usual_solver(model, size, algorithm, dtype, x64):
+    # One a dtype: JAX remembers, by its identity, a NumPy array that it met as a constant in
+    # float64, and then refuses it in float32.
+    return default_solver(model.penalty, *size, algorithm=algorithm)
 
 
 @on_automatic_mesh
@@ -150,7 +156,8 @@ def fit(
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
-    solver = solver if chosen else default_solver(model.penalty, *fit_size(model, X))
+    if not chosen:
+        solver = _usual_solver(model, fit_size(model, X), None, weight.dtype, jax.config.jax_enable_x64)
     solver = _fitting_solver(model, solver, *_features(X))
     if init_params is not None:
         init_params = check_params(model, init_params, X)
@@ -162,13 +169,10 @@ def fit(
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         result = run_many(model, X, y, weight, init_params, solver, side_by_side)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
-    if model.fit_intercept:
-        centre, X, weight, y = centred_rows(X, weight, y)
-    else:
-        centre, (X, weight, y) = None, pad_rows(X, weight, y)
+    rows = centred_rows(X, y, weight, model.fit_intercept)
     if not listeners:
-        return run_fit(model, X, y, weight, centre, init_params, solver)
-    rows = (X, y, weight, centre)
+        del X, y, weight  # what the fit makes of them is all that it holds
+        return run_fit(model, *rows, init_params, solver)
     return fit_with_callback(model, *rows, init_params, solver, listeners, identity)
 
 
@@ -201,7 +205,6 @@ def init_state(
     1
     """
     check_model(model)
-    solver = default_solver(model.penalty) if solver is None else solver
     return run_init_state(*_checked(model, params, X, y, solver, sample_weight))
 
 
@@ -228,9 +231,8 @@ def update(
     """
     check_model(model)
     found = getattr(state, "algorithm", type(state).__name__)
-    if solver is None:
-        solver = default_solver(model.penalty, algorithm=found)
-    model, params, X, y, weight, solver = _checked(model, params, X, y, solver, sample_weight)
+    rows = _checked(model, params, X, y, solver, sample_weight, found)
+    model, params, X, y, weight, solver = rows
     if not isinstance(state, SolverState) or found != type(solver).__name__:
         raise ValueError(
             f"state must come from init_state with the solver {type(solver).__name__}, found {found}"
@@ -257,8 +259,10 @@ def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
     return (n_features + 1) * model.observations.n_outputs, leaves[0].shape[0]
 
 
-def _checked(model, params, X, y, solver, sample_weight):
+def _checked(model, params, X, y, solver, sample_weight, algorithm=None):
     X, y, weight = check_data(model, X, y, sample_weight)
+    if solver is None:
+        solver = _usual_solver(model, (), algorithm, weight.dtype, jax.config.jax_enable_x64)
     solver = _fitting_solver(model, solver, *_features(X))
     if not is_concrete(y):  # NaN, as is to JAX what is read outside an array
         unknown = unknown_labels(y, weight, model.observations.n_outputs)

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 import scipy.sparse
 from sklearn.utils import compute_class_weight
-from sklearn.utils._param_validation import Hidden, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Hidden, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import validate_data
 
@@ -20,6 +19,20 @@ from glmcore_sklearn.inputs import check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.stream import Stream, is_plain
 
+
+class _Transformation(HasMethods):
+    """A gradient transformation of optax, which is not imported to find out."""
+
+    def __init__(self):
+        super().__init__(["init", "update"])
+
+    def is_satisfied_by(self, val):
+        return glmcore.Optax.takes(val)
+
+    def __str__(self):
+        return "an optax.GradientTransformation"
+
+
 #: Constraints of the parameters that LogisticRegression and LogisticRegressionCV share.
 SHARED_CONSTRAINTS = {
     "fit_intercept": ["boolean"],
@@ -28,7 +41,7 @@ SHARED_CONSTRAINTS = {
     "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
     "class_weight": [dict, StrOptions({"balanced"}), None],
     "random_state": ["random_state"],
-    "solver": [str, optax.GradientTransformation],
+    "solver": [str, _Transformation()],
     "max_iter": [Interval(Integral, 0, None, closed="left")],
     "verbose": ["verbose"],
     "n_jobs": [None, Integral],

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import glmcore
 
@@ -120,7 +119,7 @@ def solver_class(
     ``path`` of such fits, or the ``algorithm`` of a state."""
     if solver_name is None:
         return type(glmcore.default_solver(penalty, *(size or ()), algorithm=algorithm, path=path))
-    if isinstance(solver_name, optax.GradientTransformation):
+    if glmcore.Optax.takes(solver_name):
         kind = glmcore.Optax
     elif isinstance(solver_name, str):
         kind = find(solver_name, SOLVERS, "solver_name")

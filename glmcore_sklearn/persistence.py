@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optax
-
 import glmcore
 from glmcore_sklearn import archive
 from glmcore_sklearn.names import LINKS, PENALTIES
@@ -35,7 +33,7 @@ def save_model(model: Any, filename: str | Path) -> Path:
     if "status_" in vars(model):
         fitted["status_"] = glmcore.status_name(model.status_)
     params = model.get_params()
-    if isinstance(params["solver_name"], optax.GradientTransformation):
+    if glmcore.Optax.takes(params["solver_name"]):
         params["solver_name"] = params["solver_name"].update  # a callable, for which load_model asks
     content = {
         "class": type(model).__name__,

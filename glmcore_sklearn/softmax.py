@@ -8,7 +8,6 @@ import inspect
 
 import jax
 import numpy as np
-import optax
 from sklearn.utils import check_random_state
 
 import glmcore
@@ -119,7 +118,7 @@ def make_solver(solver, penalty, size, tol, max_iter, random_state=None, path=Fa
     ``path`` it is that of fits that begin where others ended.
     """
     settings = {"tol": tol, "maxiter": max_iter}
-    if isinstance(solver, optax.GradientTransformation):
+    if glmcore.Optax.takes(solver):
         return glmcore.Optax(solver, **settings)
     if solver not in _SOLVERS and solver.casefold() not in map(str.casefold, names.SOLVERS):
         raise ValueError(f"unknown solver {solver!r}; known are {', '.join([*_SOLVERS, *names.SOLVERS])}")

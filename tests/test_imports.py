@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -19,6 +21,7 @@ FLOORS = [
     {"params", "padding", "sharding", "identity"},
     {"observations", "penalties"},
     {"coordinates"},
+    {"centring"},
     {"problem"},
     {"dense"},
     {"least_norm", "solvers"},
@@ -102,6 +105,12 @@ def test_nothing_imports_upwards(path):
     for module in within_core(path):
         assert module != "glmcore", "a module of the core imports the package from inside"
         assert height(module) <= height(module_name(path)), f"{path.name} imports {module}"
+
+
+def test_what_no_fit_needs_is_not_imported():
+    code = "import sys, glmcore, glmcore_sklearn; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert not {"optax", "matplotlib", "tqdm"} & set(done.stdout.split())
 
 
 def test_the_core_sets_nothing_global():

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import glmcore
-from glmcore import padding
+from glmcore import centring, padding
+from glmcore.centring import centred_rows
+from glmcore.coordinates import Coordinates
 from glmcore.padding import bucket
 from glmcore_sklearn import ClassifierGLM
 
@@ -18,12 +20,18 @@ X = np.tile(X, (4, 1)).astype(np.float32)
 Y = np.tile(Y, 4)
 
 
-def test_centred_rows_have_mean_zero_and_weights_of_one():
+@pytest.mark.parametrize("large", [False, True])
+def test_centred_rows_have_mean_zero_and_weights_of_one(large, monkeypatch):
+    if large:  # in pieces, on two threads
+        monkeypatch.setattr(centring, "_LARGE_BYTES", 0)
+        monkeypatch.setattr(centring, "_SUMMED_ROWS", 7)
     weight = np.linspace(0, 3, len(X), dtype=np.float32)
-    centre, rows, share, y = padding.centred_rows(X + 1000, weight, Y)
+    rows, y, share, (centre, deviation) = centred_rows(X + 1000, Y, weight, True)
     assert rows.shape == (256, X.shape[1]) and not share[len(X) :].any() and not rows[len(X) :].any()
     np.testing.assert_allclose(share[: len(X)], weight / weight.sum(dtype=float), rtol=1e-6)
     np.testing.assert_allclose(centre, np.average(X + 1000.0, axis=0, weights=weight), rtol=1e-6)
+    spread = np.average(np.square(X + 1000.0 - centre), axis=0, weights=weight)
+    np.testing.assert_allclose(deviation, np.sqrt(spread), rtol=1e-5)
     np.testing.assert_array_equal(rows[: len(X)], X + 1000 - centre)
     np.testing.assert_array_equal(y[: len(X)], Y)
 
@@ -117,3 +125,25 @@ def test_row_counts_share_a_program_on_another_device(monkeypatch, programs):
     with programs:
         assert glmcore.fit(glm, *data[90]).converged and glmcore.fit(glm, *data[97]).converged
     assert programs.compiled == 0
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moments_on_the_host_are_those_of_the_program(dtype, fit_intercept):
+    """Also of columns that are constant, tiny, huge, far away, or not all numbers."""
+    rng, n = np.random.default_rng(0), 500
+    z = rng.standard_normal(n)
+    far = np.where(np.arange(n) % 2 == 0, 1.0, 1 + 2.0**-20)
+    gap = np.where(z > 2, np.nan, z)
+    columns = [z, 0 * z + 3.7, 1e-30 * z, 1e30 * z, z + 1e6, 0 * z, far, gap]
+    rows, weight = np.stack(columns, axis=1).astype(dtype), rng.integers(0, 3, n).astype(dtype)
+    rows[weight == 0, 1] = 5
+    with jax.enable_x64(dtype == "float64"), np.errstate(all="ignore"):
+        moments = centred_rows(rows, np.zeros(n, np.int32), weight, fit_intercept)[3]
+        measured, _ = Coordinates.measure(
+            jnp.asarray(rows), jnp.asarray(weight / weight.sum()), glmcore.Ridge(), 2, fit_intercept
+        )
+        rtol = 1e-4 if dtype == "float32" else 1e-12  # of a spread of one rounding
+        np.testing.assert_allclose(moments.deviation, measured.deviation, rtol=rtol)
+        np.testing.assert_array_equal(moments.deviation == 0, np.asarray(measured.deviation) == 0)
+        np.testing.assert_allclose(moments.centre, measured.centre, rtol=rtol)

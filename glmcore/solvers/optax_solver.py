@@ -1,10 +1,10 @@
 """Any optax gradient transformation as a solver."""
 
+import sys
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
@@ -18,6 +18,14 @@ class OptaxCache(eqx.Module):
 
     gradient: GLMParams
     progress: Standing
+
+
+def _as_transformation(value: Any) -> Any:
+    if not Optax.takes(value):
+        raise TypeError(
+            f"transformation must be an optax.GradientTransformation such as optax.adam(0.01), found {value!r}"
+        )
+    return value
 
 
 class Optax(AbstractSolver):
@@ -47,10 +55,17 @@ class Optax(AbstractSolver):
     500
     """
 
-    transformation: optax.GradientTransformation = eqx.field(static=True)
+    transformation: Any = eqx.field(static=True, converter=_as_transformation)
     tol: Any = eqx.field(default=None, converter=as_float)
     maxiter: Any = eqx.field(default=10_000, converter=as_int)
     needs_smooth = True
+
+    @staticmethod
+    def takes(value: Any) -> bool:
+        """Whether ``value`` is a gradient transformation of optax."""
+        # Who has one has imported optax, which takes a tenth of the time of all imports.
+        optax = sys.modules.get("optax")
+        return optax is not None and isinstance(value, optax.GradientTransformation)
 
     def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
         return self.transformation.init(problem.coordinates.to_user(params))
@@ -81,6 +96,8 @@ class Optax(AbstractSolver):
     def update(
         self, problem: Problem, params: GLMParams, state: Any, cache: OptaxCache
     ) -> tuple[GLMParams, Any, OptaxCache]:
+        import optax
+
         coordinates = problem.coordinates
         user = coordinates.to_user(params)
         updates, state = optax.with_extra_args_support(self.transformation).update(
