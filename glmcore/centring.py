@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +78,7 @@ def _centred(
     sure = (second > np.maximum(noise, info.tiny / info.eps)) & (second < info.max)
     if not sure.all():
         doubtful = np.flatnonzero(~sure)
-        deviation[doubtful] = _look_closer(centred, share, doubtful, fit_intercept)
+        deviation[doubtful] = _quietly(_look_closer, centred, share, doubtful, fit_intercept)
     return centred, Moments(centre, deviation.astype(rows.dtype))
 
 
@@ -122,13 +123,14 @@ def _over_rows(
 ) -> Float[np.ndarray, " p"]:
     """The sum of ``work`` over rows: NumPy lets go of the interpreter, and two threads are nearer
     to the memory bus than one."""
-
-    def quietly(block: slice) -> np.ndarray:
-        with np.errstate(all="ignore"):  # not finite is for the status of the fit to say
-            return work(block)
-
     n = len(rows)
     if rows.nbytes < _LARGE_BYTES:
-        return quietly(slice(0, n))
+        return _quietly(work, slice(0, n))
     with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(quietly, (slice(0, n // 2), slice(n // 2, n))))
+        return sum(pool.map(partial(_quietly, work), (slice(0, n // 2), slice(n // 2, n))))
+
+
+def _quietly(work: Callable, *args: Any) -> np.ndarray:
+    """Without NumPy's warnings: not finite is for the status of the fit to say."""
+    with np.errstate(all="ignore"):
+        return work(*args)

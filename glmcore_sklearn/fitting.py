@@ -178,8 +178,8 @@ class FittingGLM(PredictingGLM):
         ClassesNotSetError
             If classes are not set.
         ValueError
-            If y holds a label that is not in ``classes_``, or NumPy arrays of params hold NaN or infinity
-            (others are not waited for); nothing changes then.
+            If y holds a label that is not in ``classes_``, or params hold NaN or infinity; nothing changes
+            then.  Params that the last step returned are not looked at, and so not waited for.
         """
         weight = kwargs.pop("sample_weight", None)
         if n_samples is not None and not (isinstance(n_samples, numbers.Integral) and n_samples > 0):
@@ -191,12 +191,14 @@ class FittingGLM(PredictingGLM):
                 f"sample_weight in update, found {', '.join(extra)}"
             )
         batch = self._batch("update", X, y, weight)
+        last_step = ()
         if opt_state is vars(self).get("solver_state_"):  # the stream goes on
+            last_step = jax.tree.leaves((self.coef_, self.intercept_))
             fitted_names = vars(self).get("feature_names_in_")
             check_names(batch.features.names, fitted_names, "X", type(self).__name__)
             batch = batch._replace(features=batch.features._replace(names=fitted_names))
         model = self._model(self._mask(batch))
-        params = self._check_params(params, batch, argument="params", values=False)
+        params = self._check_params(params, batch, argument="params", known=last_step)
         params, state = self._step(model, params, opt_state, batch)
         self._store(model, params, state, batch, n_samples)
         self._batch_rows = len(batch.y)

@@ -445,7 +445,7 @@ def check_sample_weight(weight, n, *, argument="sample_weight"):
     return values
 
 
-def check_params(params, X, outputs, *, argument="init_params", values=True):
+def check_params(params, X, outputs, *, argument="init_params", known=()):
     """Check a pair (coef, intercept) against the features that it multiplies.
 
     Parameters
@@ -459,8 +459,8 @@ def check_params(params, X, outputs, *, argument="init_params", values=True):
         (n_classes,), or (n_targets, n_classes).
     argument : str or None
         The name of the argument in messages; None for the attributes ``coef_`` and ``intercept_`` of an estimator.
-    values : bool
-        False looks at those of NumPy arrays only, and so does not wait for the device.
+    known : sequence of arrays
+        Those that are not looked at, and so not waited for.
 
     Returns
     -------
@@ -493,7 +493,7 @@ def check_params(params, X, outputs, *, argument="init_params", values=True):
             what = ("n_features", *axes) if name.startswith("coef") else axes
             what = f"({what[0]},)" if len(what) == 1 else f"({', '.join(what)})"
             raise ValueError(f"{name} has shape {leaf.shape}, expected {what} = {shape}")
-    looked_at = [(leaf, name) for leaf, name in zip(leaves, names) if values or isinstance(leaf, np.ndarray)]
+    looked_at = [(leaf, name) for leaf, name in zip(leaves, names) if not any(leaf is k for k in known)]
     if not _all_finite([leaf for leaf, _ in looked_at]):
         for leaf, name in looked_at:
             if not _all_finite([leaf]) and not np.isfinite(leaf).all():

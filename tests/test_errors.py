@@ -314,6 +314,7 @@ CALLS = {
     "update: no state": (lambda m, s: m.update(PARAMS, None, X, Y), (ValueError, TypeError), "state"),
     "update: a state that is none": (lambda m, s: m.update(PARAMS, {"step": 1}, X, Y), (ValueError, TypeError), "state"),
     "update: NaN in params": (lambda m, s: m.update((put(PARAMS[0], 0, np.nan), PARAMS[1]), s, X, Y), ValueError, "coef of params holds NaN"),
+    "update: infinity on a device": (lambda m, s: m.update((m.coef_, m.intercept_ + np.inf), s, X, Y), ValueError, "intercept of params holds NaN"),
     "update: NaN in y": (lambda m, s: m.update(PARAMS, s, X, put(Y.astype(float), 4, np.nan)), ValueError, "y contains NaN"),
     "update: n_samples": (lambda m, s: m.update(PARAMS, s, X, Y, n_samples="many"), (ValueError, TypeError), "n_samples"),
     "set_classes: count": (lambda m, s: m.set_classes([0, 1]), ValueError, r"Found 2 classes in y \(0, 1\), expected n_classes=3"),
