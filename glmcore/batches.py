@@ -6,6 +6,7 @@ from typing import Any, Optional
 import jax
 import numpy as np
 
+from glmcore.centring import Moments
 from glmcore.checks import check_model, check_params, check_penalty
 from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
@@ -177,5 +178,6 @@ def _optimum_of_sample(model: GLM, found: Survey, sample: DenseProblem) -> Optio
     structure, widths = sample.coordinates.structure, sample.coordinates.widths
     X = jax.tree.unflatten(structure, np.split(np.asarray(sample.X), np.cumsum(widths)[:-1], axis=1))
     solver = with_default_tol(_default_solver(model, 0), sample.X.dtype)
-    result = run_fit(model, X, sample.y, sample.weight, found.centre, None, solver)
+    moments = Moments(found.centre, found.deviation)
+    result = run_fit(model, X, sample.y, sample.weight, moments, None, solver)
     return result.params if bool(result.status == Status.converged) else None

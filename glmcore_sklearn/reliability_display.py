@@ -72,6 +72,8 @@ class ReliabilityDisplay:
         """
         if hasattr(estimator, "predict_log_proba"):
             log_proba = np.asarray(estimator.predict_log_proba(X), np.float64)
+        elif not hasattr(estimator, "predict_proba"):
+            raise TypeError(f"estimator must be a classifier with predict_proba, found {type(estimator).__name__}")
         else:
             log_proba = np.asarray(estimator.predict_proba(X), np.float64)
             if (log_proba > _ROUNDING).any():  # probabilities: of logarithms none is above zero

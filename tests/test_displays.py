@@ -10,6 +10,7 @@ import pytest
 from helpers import small
 from sklearn.calibration import calibration_curve
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression
 from sklearn.linear_model import LogisticRegression as Theirs
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
@@ -150,6 +151,8 @@ def test_what_the_displays_of_estimators_refuse(glm):
     for other in (population, DecisionTreeClassifier().fit(X, Y)):
         with pytest.raises(TypeError, match=f"linear classifier of one target.* found {type(other).__name__}"):
             CoefficientsDisplay.from_estimator(other)
+    with pytest.raises(TypeError, match="a classifier with predict_proba, found LinearRegression"):
+        ReliabilityDisplay.from_estimator(LinearRegression().fit(X, Y), X, Y)
     with pytest.raises(TypeError, match="a classifier of one target, found ClassifierPopulationGLM"):
         ReliabilityDisplay.from_estimator(population, X, Y)
     with pytest.raises(ValueError, match="ax must have a place in a grid"):

@@ -799,21 +799,24 @@ def test_results_are_plain_pytrees():
 def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precision):
     X, y = small()
     X = X.astype(precision)
-    glm = model(glmcore.Lasso(0.02))
-    assert glmcore.fit(glm, X, y).state.algorithm == "ProximalNewton"  # few parameters
+
+    def lasso():  # a new one each time, for which the solver is chosen anew
+        return model(glmcore.Lasso(0.02))
+
+    assert glmcore.fit(lasso(), X, y).state.algorithm == "ProximalNewton"  # few parameters
     monkeypatch.setattr(solve, "_WORKING_SET_PARAMS", 14)
-    few = glmcore.fit(glm, X, y)
+    few = glmcore.fit(lasso(), X, y)
     monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 60 * 15)  # rows times parameters of these
-    many = glmcore.fit(glm, X, y)
+    many = glmcore.fit(lasso(), X, y)
     assert (few.state.algorithm, many.state.algorithm) == ("ProximalGradient", "ProximalNewton")
     assert many.converged
     np.testing.assert_array_equal(many.params.coef == 0, few.params.coef == 0)
     np.testing.assert_allclose(many.objective, few.objective, rtol=GAP[precision])
     by_group = glmcore.fit(model(glmcore.GroupLasso(0.02)), X, y)
     assert by_group.state.algorithm == "ProximalGradient"
-    assert glmcore.fit(glm, X[:59], y[:59]).state.algorithm == "ProximalGradient"
+    assert glmcore.fit(lasso(), X[:59], y[:59]).state.algorithm == "ProximalGradient"
     # A state goes on with the solver that it is from.
-    params, state = glmcore.update(glm, many.params, many.state, X, y)
+    params, state = glmcore.update(lasso(), many.params, many.state, X, y)
     assert state.algorithm == "ProximalNewton" and int(state.n_iter) == int(many.state.n_iter) + 1
     np.testing.assert_allclose(state.objective, many.objective, rtol=GAP[precision])
     # One after the other in a batch, too.
