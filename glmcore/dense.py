@@ -84,9 +84,12 @@ class DenseProblem(Problem):
         return self.weight.size
 
     def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
+        coef, K = self.stretch * params.coef, params.intercept.size
+        if 4 < K < 16:  # by columns of zeros a CPU's product takes up to a fifth less time
+            coef = jnp.pad(coef, ((0, 0), (0, -K % 8)))
         # The barriers keep XLA from turning the transpose into a product in a slow layout, and
         # from transposing once for each of its readers.
-        eta = jax.lax.optimization_barrier(self.X @ (self.stretch * params.coef))
+        eta = jax.lax.optimization_barrier(self.X @ coef)[:, :K]
         return jax.lax.optimization_barrier(eta.T) + params.intercept[:, None]
 
     def loss_and_residual(
