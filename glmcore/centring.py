@@ -12,10 +12,12 @@ from jaxtyping import Float, Int, PyTree
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.padding import aligned, bucket_of, on_host, pad_rows, padded
 
-#: Numbers that are worked on at once, so that they stay in a cache, and rows that are summed in
-#: the dtype of the data.
-_CACHED_NUMBERS = 2**16
+#: Numbers that are worked on at once, few enough to stay in a cache and many enough for two threads
+#: not to wait for the interpreter, and rows that are summed in the dtype of the data.
+_CACHED_NUMBERS = 2**19
 _SUMMED_ROWS = 8192
+#: Numbers of columns that are looked at more closely, at once.
+_GATHERED_NUMBERS = 2**21
 #: Bytes from which a second thread pays.
 _LARGE_BYTES = 2**24
 
@@ -63,9 +65,13 @@ def _centred(
         return sum(parts, np.zeros(p))
 
     def squares(block: slice) -> np.ndarray:
+        room = None
+
         def part(b: slice) -> np.ndarray:
+            nonlocal room
             np.subtract(rows[b], centre, out=centred[b])
-            return _sum(share[b], np.square(centred[b]))
+            room = np.square(centred[b], out=None if room is None else room[: b.stop - b.start])
+            return _sum(share[b], room)
 
         return sum(map(part, _pieces(block, p)), np.zeros(p))
 
@@ -78,7 +84,8 @@ def _centred(
     sure = (second > np.maximum(noise, info.tiny / info.eps)) & (second < info.max)
     if not sure.all():
         doubtful = np.flatnonzero(~sure)
-        deviation[doubtful] = _quietly(_look_closer, centred, share, doubtful, fit_intercept)
+        closer = _quietly(_look_closer, centred[:n], share[:n], doubtful, fit_intercept)
+        deviation[doubtful] = closer
     return centred, Moments(centre, deviation.astype(rows.dtype))
 
 
@@ -89,23 +96,22 @@ def _look_closer(
     fit_intercept: bool,
 ) -> Float[np.ndarray, " q"]:
     """The deviation of columns of which squares and mean are no better than rounding."""
-
-    def pieces() -> Iterator[tuple]:
-        for b in _pieces(slice(0, len(rows)), rows.shape[1]):
-            used = share[b] > 0
-            if used.any():
-                yield share[b][used].astype(np.float64), rows[b][used][:, columns]
-
-    low = np.min([values.min(axis=0) for _, values in pieces()], axis=0)
-    high = np.max([values.max(axis=0) for _, values in pieces()], axis=0)
-    size = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
-    unit = np.where(size > 0, size, 1)  # squares neither overflow nor vanish
-    mean = sum(_sum(weight, values / unit) for weight, values in pieces())
-    second = sum(_sum(weight, np.square(values / unit)) for weight, values in pieces())
-    deviation = unit * np.sqrt(np.maximum(second - fit_intercept * np.square(mean), 0))
+    some = max(1, _GATHERED_NUMBERS // len(rows))
+    if len(columns) > some:
+        parts = (columns[start : start + some] for start in range(0, len(columns), some))
+        return np.concatenate([_look_closer(rows, share, part, fit_intercept) for part in parts])
+    used, values = share > 0, rows.take(columns, axis=1)
+    if not used.all():
+        values, share = values[used], share[used]
+    low, high = values.min(axis=0), values.max(axis=0)
+    deviation, varies = np.zeros(len(columns)), low != high
+    values, weight = values[:, varies].astype(np.float64), share.astype(np.float64)
+    size = np.maximum(np.abs(low), np.abs(high))[varies].astype(np.float64)
+    values /= size  # squares neither overflow nor vanish
+    variance = _sum(weight, np.square(values)) - fit_intercept * np.square(_sum(weight, values))
+    deviation[varies] = size * np.sqrt(np.maximum(variance, 0))
     # Below the root of the smallest number the inverse square has no value.
-    constant = (low == high) | (deviation < np.sqrt(np.finfo(rows.dtype).tiny))
-    return np.where(constant, 0, deviation)
+    return np.where(deviation < np.sqrt(np.finfo(rows.dtype).tiny), 0, deviation)
 
 
 def _sum(weight: Float[np.ndarray, " n"], rows: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " p"]:
