@@ -18,7 +18,8 @@ its time is that of the first rung with ``(F - F*) / F* <= 1e-6``.  F is compute
 (``objective``), F* by a slow float64 solver with a duality gap of at most 1e-8 (``reference``).
 Those that arrive run in turns, each in another order: the median of five runs, of three if they
 take more than 2 s; in each turn half a second of other runs comes first, and the time of a fit
-below 0.1 s is the median of five.  Of a tool's solvers the fastest counts.
+below 0.1 s is the median of five.  BLAS has one thread where X has less than 1 MB: more wait for
+each other there.  Of a tool's solvers the fastest counts.
 
 **Paths** (``path``) and **many models** (``many``) are judged in the same way, every answer of them
 for itself, but against the best answer of all tools.  ``grid`` searches for a strength with folds.

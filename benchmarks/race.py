@@ -7,6 +7,8 @@ import random
 import statistics
 import time
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks.floor import two_reads
 from benchmarks.objective import relative_gap
 from benchmarks.peers import NotInstalled, Peer, Rung
@@ -27,6 +29,8 @@ LONG = 2.0
 REST, WARM_UP = 0.1, 0.5
 #: Fits shorter than this (seconds) are timed so many times in a turn, whose median counts.
 SHORT, IN_A_ROW = 0.1, 5
+#: Bytes of X up to which BLAS has one thread.
+SMALL_BYTES = 2**20
 
 
 @dataclasses.dataclass
@@ -102,17 +106,18 @@ def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dic
     task = problem.load()
     best = reference(task)
     entries, runners = [], {}
-    for peer in peers:
-        entry = _entry(peer, task, arrived=runners)
-        entries.append(entry)
-        if entry.why:
-            continue
-        runner = _climb(peer, entry, task, best.objective, budget)
-        if runner:
-            runners[peer.label] = runner
-        arrived = f"{runner.first:.3g} s at {entry.tolerance}" if runner else entry.why
-        print(f"  {peer.label}: {arrived}", flush=True)
-    _take_turns(_worth_timing(runners.values()), repeat)
+    with blas_threads_for(task.X):
+        for peer in peers:
+            entry = _entry(peer, task, arrived=runners)
+            entries.append(entry)
+            if entry.why:
+                continue
+            runner = _climb(peer, entry, task, best.objective, budget)
+            if runner:
+                runners[peer.label] = runner
+            arrived = f"{runner.first:.3g} s at {entry.tolerance}" if runner else entry.why
+            print(f"  {peer.label}: {arrived}", flush=True)
+        _take_turns(_worth_timing(runners.values()), repeat)
     for entry in entries:
         if entry.times:
             entry.seconds = statistics.median(entry.times)
@@ -125,6 +130,12 @@ def race(problem, peers: list[Peer], repeat: int, budget: float = BUDGET) -> dic
         "two_reads_s": two_reads(task.X, repeat),
         "entries": [dataclasses.asdict(entry) for entry in entries],
     }
+
+
+def blas_threads_for(X):
+    """A context with one thread of BLAS where a model's ``X`` is small: on few cores more wait
+    for each other, and scikit-learn takes many times longer."""
+    return threadpool_limits(1 if X.nbytes <= SMALL_BYTES else None, user_api="blas")
 
 
 def _entry(peer, task, arrived) -> Entry:
