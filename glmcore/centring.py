@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from glmcore.padding import aligned, bucket_of, on_host, pad_rows, padded
 
 #: Numbers that are worked on at once, few enough to stay in a cache and many enough for two threads
 #: not to wait for the interpreter, and rows that are summed in the dtype of the data.
-_CACHED_NUMBERS = 2**19
+_CACHED_NUMBERS = 2**18
 _SUMMED_ROWS = 8192
 #: Numbers of columns that are looked at more closely, at once.
 _GATHERED_NUMBERS = 2**21
@@ -132,8 +131,9 @@ def _over_rows(
     n = len(rows)
     if rows.nbytes < _LARGE_BYTES:
         return _quietly(work, slice(0, n))
-    with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(partial(_quietly, work), (slice(0, n // 2), slice(n // 2, n))))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(_quietly, work, slice(n // 2, n))
+        return _quietly(work, slice(0, n // 2)) + other.result()
 
 
 def _quietly(work: Callable, *args: Any) -> np.ndarray:
