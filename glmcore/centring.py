@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from glmcore.coordinates import CENTRE_ROUNDINGS
+from glmcore.coordinates import is_sure
 from glmcore.padding import aligned, bucket_of, on_host, pad_rows, padded
 
 #: Numbers that are worked on at once, few enough to stay in a cache and many enough for two threads
@@ -53,36 +53,31 @@ def _centred(
 ) -> tuple[Float[np.ndarray, "target p"], Moments]:
     """Rows of weight ``share``, of which the last ones are padding, and their moments."""
     n, p = rows.shape
-    centre, info = np.zeros(p, rows.dtype), np.finfo(rows.dtype)
+    centre = np.zeros(p, rows.dtype)
     centred = aligned((len(share), p), rows.dtype)
     centred[n:] = 0
 
     def sums(block: slice) -> np.ndarray:
         # In one layout, so that the sum does not depend on that of X; not by BLAS, whose threads
         # would go on waiting for work while the compiled program runs.
-        parts = (_sum(share[b], np.ascontiguousarray(rows[b])) for b in _pieces(block, p))
-        return sum(parts, np.zeros(p))
+        total = np.zeros(p)
+        for b in _pieces(block, p):
+            total += _sum(share[b], np.ascontiguousarray(rows[b]))
+        return total
 
     def squares(block: slice) -> np.ndarray:
-        room = None
-
-        def part(b: slice) -> np.ndarray:
-            nonlocal room
+        total, room = np.zeros(p), np.empty_like(centred[: _piece_rows(p)])
+        for b in _pieces(block, p):
             np.subtract(rows[b], centre, out=centred[b])
-            room = np.square(centred[b], out=None if room is None else room[: b.stop - b.start])
-            return _sum(share[b], room)
-
-        return sum(map(part, _pieces(block, p)), np.zeros(p))
+            total += _sum(share[b], np.square(centred[b], out=room[: b.stop - b.start]))
+        return total
 
     if fit_intercept:
         centre = _over_rows(sums, rows).astype(rows.dtype)
     second = _over_rows(squares, rows)
     deviation = np.sqrt(second)
-    # What is large against the rounding error of the centre has its mean at 0.
-    noise = np.square(CENTRE_ROUNDINGS * info.eps * centre.astype(np.float64))
-    sure = (second > np.maximum(noise, info.tiny / info.eps)) & (second < info.max)
-    if not sure.all():
-        doubtful = np.flatnonzero(~sure)
+    doubtful = np.flatnonzero(~is_sure(second, centre.astype(np.float64), np.finfo(rows.dtype)))
+    if doubtful.size:
         closer = _quietly(_look_closer, centred[:n], share[:n], doubtful, fit_intercept)
         deviation[doubtful] = closer
     return centred, Moments(centre, deviation.astype(rows.dtype))
@@ -117,8 +112,12 @@ def _sum(weight: Float[np.ndarray, " n"], rows: Float[np.ndarray, "n p"]) -> Flo
     return np.einsum("n,np->p", weight, rows)
 
 
+def _piece_rows(p: int) -> int:
+    return max(1, min(_SUMMED_ROWS, _CACHED_NUMBERS // max(p, 1)))
+
+
 def _pieces(block: slice, p: int) -> Iterator[slice]:
-    size = max(1, min(_SUMMED_ROWS, _CACHED_NUMBERS // max(p, 1)))
+    size = _piece_rows(p)
     for start in range(block.start, block.stop, size):
         yield slice(start, min(start + size, block.stop))
 

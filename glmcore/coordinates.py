@@ -8,7 +8,7 @@ so that ``X @ coef + intercept = (X - m) @ (a * coef') + intercept'``.  The pena
 evaluated at ``coef``, on the user's own scale: the change of coordinates moves no optimum.
 """
 
-from typing import Optional
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -141,6 +141,13 @@ class Coordinates(eqx.Module):
         return GLMParams(coef / self.scale, params.intercept + self.centre @ coef)
 
 
+def is_sure(second: Any, centre: Any, info: Any) -> Any:
+    """Whether second moments around a rounded centre tell the variance: what is large against the
+    rounding error of the centre has its mean at 0.  For arrays of NumPy or JAX."""
+    noise = (CENTRE_ROUNDINGS * info.eps * centre) ** 2
+    return (second > noise) & (second > info.tiny / info.eps) & (second <= info.max)
+
+
 def _deviation(
     features: Float[Array, "n p"],
     centre: Float[Array, " p"],
@@ -151,9 +158,7 @@ def _deviation(
     """Standard deviation of each centred feature, exactly 0 for one that does not vary."""
     info = jnp.finfo(features.dtype)
     second = row_squares(share, features)
-    # What is large against the rounding error of the centre has its mean at 0.
-    noise = jnp.square(CENTRE_ROUNDINGS * info.eps * centre)
-    doubtful = ~((second > jnp.maximum(noise, info.tiny / info.eps)) & jnp.isfinite(second))
+    doubtful = ~is_sure(second, centre, info)
 
     def look_closer(features, share):
         used = (share > 0)[:, None]

@@ -170,8 +170,8 @@ def fit(
         result = run_many(model, X, y, weight, init_params, solver, side_by_side)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
     rows = centred_rows(X, y, weight, model.fit_intercept)
+    del X, y, weight  # what the fit makes of them is all that it holds
     if not listeners:
-        del X, y, weight  # what the fit makes of them is all that it holds
         return run_fit(model, *rows, init_params, solver)
     return fit_with_callback(model, *rows, init_params, solver, listeners, identity)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from glmcore.checks import LEAST_WEIGHT
-from glmcore.coordinates import CENTRE_ROUNDINGS
+from glmcore.coordinates import is_sure
 from glmcore.identity import digest_rows
 from glmcore.reading import Chunk, Reader
 from glmcore.sweeps import over_blocks
@@ -77,8 +77,7 @@ def survey(reader: Reader, n_classes: int, fit_intercept: bool, with_digest: boo
     centre, second, class_means = _standardised(moments, shift, unit, fit_intercept)
     low, high = -moments.extremes[0], moments.extremes[1]
     info = np.finfo(reader.shape.dtype)
-    noise = np.square(CENTRE_ROUNDINGS * info.eps * centre)
-    doubtful = ~((second > np.maximum(noise, info.tiny / info.eps)) & (second < info.max))
+    doubtful = ~is_sure(second, centre, info)
     if np.any(doubtful & (low < high)):
         shift = centre.astype(shift.dtype)
         reach = np.maximum(np.abs(low - shift), np.abs(high - shift))
