@@ -1,8 +1,7 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
-import functools
 import numbers
-from typing import Any, Optional
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +11,7 @@ from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.model import GLM, check_indices, check_not_empty
-from glmcore.observations import InverseLink, unknown_labels
+from glmcore.observations import unknown_labels
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
@@ -57,23 +56,9 @@ def check_data(
 
 
 def check_model(model: Any) -> None:
-    """A model, whose link gives one number a class."""
+    """Refuse what is no model."""
     if not isinstance(model, GLM):
         raise TypeError(f"model must be a glmcore.GLM, found {type(model).__name__}")
-    if model.inverse_link is None:
-        return
-    shape = (2, model.observations.n_outputs)
-    found = _shape_through(model.inverse_link, shape)
-    if found != shape:
-        raise ValueError(f"inverse_link must map (n, K) to (n, K); it maps {shape} to {found}")
-
-
-@functools.lru_cache(maxsize=128)
-def _shape_through(link: InverseLink, shape: tuple[int, int]) -> Optional[tuple[int, ...]]:
-    """Remembered, as one traces the link to find it."""
-    # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
-    found = jax.eval_shape(lambda eta: link(eta), jax.ShapeDtypeStruct(shape, jnp.float32))
-    return getattr(found, "shape", None)
 
 
 def _as_array(values: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.jit import full_precision
 from glmcore.least_norm import identifiable
-from glmcore.observations import AbstractObservations, InverseLink, unknown_labels
+from glmcore.observations import AbstractObservations, InverseLink, check_link, unknown_labels
 from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
@@ -88,8 +88,7 @@ class GLM(eqx.Module):
                     f"{name} must be an instance such as glmcore.{example}, "
                     f"found {getattr(self, name)!r}"
                 )
-        if self.inverse_link is not None and not callable(self.inverse_link):
-            raise TypeError(f"inverse_link must be callable or None, found {self.inverse_link!r}")
+        check_link(self.inverse_link, self.observations.n_outputs)
         if not isinstance(self.fit_intercept, (bool, np.bool_)):
             raise TypeError(f"fit_intercept must be True or False, found {self.fit_intercept!r}")
         penalty = self.penalty

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
 
+from glmcore.tree import is_concrete
+
 #: Maps the linear predictor (..., K) to log-probabilities (..., K); None is the log-softmax.
 InverseLink = Optional[Callable]
 
@@ -305,6 +307,36 @@ def check_key(key: Any) -> None:
     is_old = dtype == jnp.uint32 and jnp.ndim(key) > 0
     if dtype is None or not (is_old or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), found {key!r}")
+
+
+@functools.lru_cache(maxsize=64)
+def check_link(inverse_link: InverseLink, n_outputs: int) -> None:
+    """Refuse what does not map (n, K) to log-probabilities (n, K) with operations of JAX.
+
+    Remembered, as the link is traced to find out.
+    """
+    if is_log_softmax(inverse_link):
+        return
+    if not callable(inverse_link):
+        raise TypeError(f"inverse_link must be callable or None, found {inverse_link!r}")
+    shape = (2, n_outputs)
+    try:
+        # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
+        found = jax.eval_shape(lambda eta: inverse_link(eta), jax.ShapeDtypeStruct(shape, jnp.float32))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError("inverse_link must be written with jax.numpy, not with numpy") from error
+    if getattr(found, "shape", None) != shape:
+        raise ValueError(
+            f"inverse_link must map (n, {n_outputs}) to (n, {n_outputs}); "
+            f"it maps {shape} to {getattr(found, 'shape', found)}"
+        )
+    with jax.ensure_compile_time_eval():
+        total = jnp.sum(jnp.exp(inverse_link(jnp.zeros(shape, jnp.float32))[0]))
+    if is_concrete(total) and abs(float(total) - 1) > 1e-3:
+        raise ValueError(
+            "inverse_link must give log-probabilities, whose exponentials sum to 1; where the linear "
+            f"predictor is 0 they sum to {float(total):.3g}"
+        )
 
 
 def is_log_softmax(inverse_link: InverseLink) -> bool:

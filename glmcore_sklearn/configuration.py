@@ -190,9 +190,15 @@ class _Settings(NamedTuple):
 def _predictor(link: Any, n_classes: int) -> glmcore.GLM:
     if link is jax.nn.log_softmax:
         link = None
-    if link is not None:
-        names.check_link(link, n_classes)
-    return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
+    if not (link is None or callable(link)):
+        raise TypeError(f"inverse_link_function must be callable or None, found {link!r}")
+    try:
+        return glmcore.GLM(glmcore.Categorical(n_classes), inverse_link=link)
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith("inverse_link "):
+            raise  # by the link
+        words = str(error).replace("inverse_link", "inverse_link_function")  # its name here
+        raise type(error)(words) from error.__cause__
 
 
 @remembered

@@ -1,7 +1,6 @@
 """The table from the names that users type to core objects."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -165,32 +164,6 @@ def make_callbacks(solver_kwargs: dict | None) -> list[Callable]:
         if not callable(each):
             raise TypeError(f"callback in solver_kwargs must be callable or a list of callables, found {each!r}")
     return [*([glmcore.Progress()] if verbose else []), *given]
-
-
-@functools.lru_cache(maxsize=64)
-def check_link(link: Any, n_classes: int) -> None:
-    """Raise unless ``link`` maps (n, K) to (n, K) with operations of JAX."""
-    if not callable(link):
-        raise TypeError(f"inverse_link_function must be callable, found {link!r}")
-    eta = jax.ShapeDtypeStruct((2, n_classes), np.float32)
-    try:
-        # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
-        found = jax.eval_shape(lambda eta: link(eta), eta)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        raise TypeError("inverse_link_function must be written with jax.numpy, not with numpy") from error
-    if getattr(found, "shape", None) != eta.shape:
-        raise ValueError(
-            f"inverse_link_function must map (n, {n_classes}) to (n, {n_classes}); "
-            f"it maps {eta.shape} to {getattr(found, 'shape', found)}"
-        )
-    if link is jax.nn.log_softmax:
-        return
-    total = float(np.exp(np.asarray(link(np.zeros(eta.shape, eta.dtype)))).sum(axis=1)[0])
-    if abs(total - 1) > 1e-3:
-        raise ValueError(
-            "inverse_link_function must give log-probabilities, whose exponentials sum to 1; where the linear "
-            f"predictor is 0 they sum to {total:.3g}"
-        )
 
 
 def _setting(keyword: str, value: Any) -> Any:
