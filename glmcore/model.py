@@ -200,15 +200,21 @@ class GLM(eqx.Module):
         check_indices(y, len(eta))
         return self.observations.negative_log_likelihood(eta, y, self.inverse_link)
 
-    def _problem(self, X: PyTree, y: Any, sample_weight: Any) -> Problem:
+    def _problem(
+        self, X: PyTree, y: Any, sample_weight: Any, coordinates: Optional[Coordinates] = None
+    ) -> Problem:
+        """The problem of this model in given coordinates or in those of these rows."""
         check_not_empty(jax.tree.leaves(X))
         y, weight = jnp.asarray(y), _weights(sample_weight, X)
         check_indices(y, len(weight))
         X = jax.tree.map(lambda x: x.astype(weight.dtype), _without_idle_rows(X, weight))
         n_outputs, share = self.observations.n_outputs, weight / jnp.sum(weight)
-        coordinates, features = Coordinates.measure(
-            X, share, self.penalty, n_outputs, self.fit_intercept
-        )
+        if coordinates is None:
+            coordinates, features = Coordinates.measure(
+                X, share, self.penalty, n_outputs, self.fit_intercept
+            )
+        else:
+            features = coordinates.features(X)
         share = jnp.where(unknown_labels(y, weight, n_outputs), jnp.nan, share)
         return DenseProblem.of(self, features, y, share, coordinates)
 

@@ -1,5 +1,6 @@
 """``fit``, one jitted loop of solver steps, and ``update``, exactly one of them."""
 
+import dataclasses
 from typing import Any, Optional
 
 import jax
@@ -17,6 +18,7 @@ from glmcore.checks import (
 )
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
+from glmcore.implicit import as_function
 from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.observations import unknown_labels
@@ -102,13 +104,23 @@ def fit(
     sample_weight: Any = None,
     callback: Any = None,
 ) -> FitResult:
-    """Minimise the objective of ``model``.
+    r"""Minimise the objective of ``model``.
 
     Compiled once per types, dtypes and shapes: other data, weights, strengths, tolerances or
     iteration limits run the same program, and so do other numbers of rows up to the next
     bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets: there
     fits with a smooth penalty and the default solver (or LBFGS) go side by side, in chunks that
     bound the memory, and fits that share X share its products; others go one after the other.
+
+    Under ``jax.grad`` and its kin ``params`` and ``objective`` are functions of the strengths, X and
+    the weights, by the implicit function theorem: with t what moves and v the parameters in which
+    the objective F is smooth (not those that a sparse penalty holds at zero),
+
+    .. math:: \frac{dv}{dt} = -\left(\frac{\partial^2 F}{\partial v^2}\right)^{-1}
+              \frac{\partial^2 F}{\partial v \, \partial t}.
+
+    This takes about as long as the fit and is as exact as the answer is near the optimum.  Nothing
+    moves along directions to which F is blind.
 
     Parameters
     ----------
@@ -144,6 +156,7 @@ def fit(
 
     Examples
     --------
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> import glmcore
     >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
@@ -152,7 +165,36 @@ def fit(
     'converged'
     >>> result.params.coef.round(3)
     Array([[-0.372,  0.372]], dtype=float32)
+
+    How the optimum moves with the strength:
+
+    >>> def coef(strength):
+    ...     model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(strength))
+    ...     return glmcore.fit(model, X, y).params.coef
+    >>> print(jax.jacobian(coef)(0.1).round(2))
+    [[ 0.64 -0.64]]
     """
+    data, how = (model, X, y, sample_weight), (solver, init_params)
+    if is_concrete((data, how)):
+        return _fit(*data, *how, callback)
+    result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback)
+    params, objective = as_function((result.params, result.objective), result.state.coordinates, *data)
+    return dataclasses.replace(result, params=params, objective=objective)
+
+
+def _without_derivatives(tree: PyTree) -> PyTree:
+    """Traced arrays without their derivatives: concrete ones, if there was no more to them."""
+
+    def fixed(x: Any) -> Any:
+        if not isinstance(x, jax.core.Tracer):
+            return x
+        # Of a Python number it is that number, of which each would have its own program.
+        return jnp.asarray(jax.lax.stop_gradient(x), x.dtype)
+
+    return jax.tree.map(fixed, tree)
+
+
+def _fit(model, X, y, sample_weight, solver, init_params, callback) -> FitResult:
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None

@@ -26,7 +26,7 @@ FLOORS = [
     {"dense"},
     {"least_norm", "solvers"},
     {"model"},
-    {"checks", "scores", "results"},
+    {"checks", "implicit", "scores", "results"},
     {"checkpoint", "progress"},
     {"host_loop"},
     {"programs", "lockstep"},

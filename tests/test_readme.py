@@ -12,6 +12,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 NAMES = [
     "training_loop",
+    "gradient",
     "estimator",
     "vmap",
     "population",

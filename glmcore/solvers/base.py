@@ -131,7 +131,15 @@ class AbstractSolver(eqx.Module):
 
 
 def default_tol(dtype: Any) -> float:
-    """The tolerance that reaches a relative objective gap of 1e-6 in float32, 1e-9 in float64."""
+    """The tolerance that reaches a relative objective gap of 1e-6 in float32, 1e-9 in float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from glmcore import default_tol
+    >>> default_tol(np.float32), default_tol(np.float64)
+    (3e-06, 1e-08)
+    """
     return 3e-6 if jnp.finfo(dtype).bits <= 32 else 1e-8
 
 

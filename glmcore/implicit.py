@@ -1,0 +1,151 @@
+r"""The derivative of an optimum, by the implicit function theorem.
+
+Where the objective :math:`F(v; t)` has its minimum :math:`v(t)` its slope is zero whatever t, so
+
+.. math:: \frac{dv}{dt} = -\left(\frac{\partial^2 F}{\partial v^2}\right)^{-1}
+          \frac{\partial^2 F}{\partial v \, \partial t}
+
+with t the features, the weights and the strengths.  No step of a fit is differentiated, and what it
+took to get there does not matter.  Coefficients that a sparse penalty holds at zero stay there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Bool, Float
+
+from glmcore.coordinates import Coordinates
+from glmcore.jit import full_precision
+from glmcore.params import GLMParams, stacked, unstacked
+from glmcore.penalties import UnRegularized
+from glmcore.problem import Problem
+from glmcore.solvers.preconditioner import Preconditioner
+
+#: Most products with the Hessian.
+_MAX_PRODUCTS = 500
+
+#: Parameters of the user and the objective there.
+Optimum = tuple[GLMParams, Float[Array, ""]]
+
+
+@eqx.filter_custom_jvp
+def as_function(found: Optimum, coordinates: Coordinates, *data: Any) -> Optimum:
+    """What was ``found`` to be the optimum, as a differentiable function of ``data``: model,
+    features, labels and weights; ``coordinates`` are those of its fit."""
+    return found
+
+
+@as_function.def_jvp
+def _derivative(primals, tangents):
+    found = as_function(*primals)  # for derivatives of the second order
+    (_, coordinates, *data), (*_, model, X, _, weight) = primals, tangents
+    return found, _tangent(found, *_as_arrays((coordinates, data, [model, X, None, weight])))
+
+
+def _as_arrays(tree: Any) -> Any:
+    """Numbers as arrays: each of them would have its own program."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, tree)
+
+
+@eqx.filter_jit  # inside a derivative compiler options are refused
+@full_precision
+def _tangent(found: Optimum, coordinates: Coordinates, data: list, tangents: list) -> Optimum:
+    moving, fixed = (
+        jax.tree.map(lambda x, t: x if (t is None) == still else None, data, tangents, is_leaf=_is_none)
+        for still in (False, True)
+    )
+    inner = coordinates.from_user(found[0])
+
+    def problem(moving: list) -> Problem:
+        return _near(found[0], coordinates, *eqx.combine(moving, fixed))
+
+    def slope_and_value(moving: list) -> tuple[Float[Array, "p1 K"], Float[Array, ""]]:
+        return _slope_and_value(problem(moving), inner)
+
+    (bend, growth) = jax.jvp(slope_and_value, (moving,), (tangents,))[1]
+    here = problem(moving)
+    _, product = jax.linearize(lambda params: _slope_and_value(here, unstacked(params))[0], stacked(inner))
+    solve = _solver(*jax.lax.stop_gradient((here, inner)))
+    step = jax.lax.custom_linear_solve(product, -bend, solve, symmetric=True)
+    return _to_user(here, unstacked(step)), growth
+
+
+def _solver(problem: Problem, params: GLMParams) -> Callable:
+    """Conjugate gradients, in the directions that the objective sees."""
+    model = Preconditioner.of(problem, problem.predictor(params))
+    free, level = _seen(problem, params)
+    rounding = jnp.finfo(level.dtype).eps ** (2 / 3)
+    # Without a penalty the null space of the features may be among them.
+    lift = rounding if isinstance(problem.penalty, UnRegularized) else 0.0
+
+    def seen(slope: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        slope = jnp.where(free, slope, 0)
+        return slope - level * jnp.sum(level * slope, axis=1, keepdims=True)
+
+    def smooth(slope: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        return stacked(model.apply(unstacked(slope)))
+
+    def solve(product: Callable, slope: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        def lifted(step: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+            return product(step) + lift * step
+
+        return seen(cg(lifted, seen(slope), tol=rounding, maxiter=_MAX_PRODUCTS, M=smooth)[0])
+
+    return solve
+
+
+def _seen(problem: Problem, params: GLMParams) -> tuple[Bool[Array, "p1 K"], Float[Array, "p1 K"]]:
+    """Which entries move at all, and for each feature the unit vector along the level of the
+    classes if the objective is blind to it, else 0."""
+    present, varies = problem.present, problem.coordinates.deviation > 0
+    fitted = varies[:, None] & (jnp.ones_like(present)[None, :] if problem.mask is None else problem.mask)
+    fitted = jnp.concatenate([fitted, jnp.full_like(present, problem.fit_intercept)[None, :]])
+    whole = jnp.all(fitted | ~present[None, :], axis=1, keepdims=True)
+    number = jnp.sum(present).astype(problem.weight.dtype)
+    level = jnp.where(whole & present[None, :], 1 / jnp.sqrt(number), 0)
+
+    def slope(params: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        params = unstacked(params)
+        if problem.shift_invariant:  # only the penalty may see it
+            return stacked(GLMParams(problem.penalty_gradient(params.coef), 0 * params.intercept))
+        return _slope_and_value(problem, params)[0]
+
+    _, bend = jax.jvp(slope, (stacked(params),), (level,))
+    blind = jnp.max(jnp.abs(bend), axis=1, keepdims=True) <= jnp.finfo(level.dtype).eps ** 0.75
+    return fitted & present[None, :], jnp.where(blind, level, 0)
+
+
+def _near(params: GLMParams, coordinates: Coordinates, model, X, y, weight) -> Problem:
+    """The problem with the entries of a penalty that is not smooth free that are not zero."""
+    problem = model._problem(X, y, weight, coordinates)
+    if model.penalty.smooth:
+        return problem
+    support = coordinates.from_user(params).coef != 0
+    mask = support if problem.mask is None else support & problem.mask
+    return eqx.tree_at(lambda q: q.mask, problem, mask, is_leaf=_is_none)
+
+
+def _slope_and_value(
+    problem: Problem, params: GLMParams
+) -> tuple[Float[Array, "p1 K"], Float[Array, ""]]:
+    look = problem.look(problem.predictor(params))
+    coef = look.gradient.coef + problem.penalty_gradient(params.coef)
+    return stacked(GLMParams(coef, look.gradient.intercept)), look.loss + problem.penalty_value(params.coef)
+
+
+def _to_user(problem: Problem, step: GLMParams) -> GLMParams:
+    """A step of inner parameters as one of the user's, whose intercepts have a mean of zero."""
+    coordinates, present = problem.coordinates, problem.present
+    coef = coordinates.scale * problem.masked(step.coef)
+    intercept = step.intercept - coordinates.centre @ coef
+    if problem.shift_invariant:
+        intercept = intercept - jnp.mean(intercept, where=present)
+    return GLMParams(coordinates.split(coef), jnp.where(present, intercept, 0))
+
+
+def _is_none(x: Any) -> bool:
+    return x is None

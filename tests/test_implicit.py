@@ -1,0 +1,152 @@
+"""Derivatives of an optimum beside finite differences of the fit, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import model, slow
+
+import glmcore
+
+N, P, EPS = 60, 4, 1e-5
+rng = np.random.default_rng(0)
+X = rng.normal(size=(N, P)) + np.array([0, 3, 0, -2])
+WEIGHT = rng.uniform(0.5, 2, N)
+NOISE, TRUTH = rng.gumbel(size=(N, 4)), rng.normal(size=(P, 4))
+
+
+def labels(K):
+    return np.argmax(((X - X.mean(axis=0)) @ TRUTH + 1.5 * NOISE)[:, :K], axis=1)
+
+
+class Bumps(glmcore.AbstractPenalty):
+    """Not known to the library; neighbours may all be far from zero together."""
+
+    strength: jax.Array
+    smooth = True
+
+    def value(self, coef):
+        return self.strength * (jnp.sum(jnp.diff(coef, axis=0) ** 2) + jnp.sum(jnp.diff(coef, axis=1) ** 4))
+
+
+def steeper(eta):
+    return jax.nn.log_softmax(jnp.sinh(eta))
+
+
+def twice(eta):
+    """Blind to the level of the classes, which the library cannot know."""
+    return jax.nn.log_softmax(2 * eta)
+
+
+def elastic(strength_and_ratio):
+    return glmcore.ElasticNet(strength_and_ratio[0], strength_and_ratio[1])
+
+
+def two_groups(strength):
+    return glmcore.GroupLasso(strength, np.repeat(np.eye(2), 2, axis=1)[:, :, None] * np.ones(3))
+
+
+def none(_):
+    return glmcore.UnRegularized()
+
+
+MASK = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 1, 1]])
+CASES = {
+    "ridge": (glmcore.Ridge, 0.05, 3, {}),
+    "ridge, each class its own": (glmcore.Ridge, np.array([[0.05, 0.1, 0.2]]), 3, {}),
+    "ridge, no intercept": (glmcore.Ridge, 0.05, 3, {"fit_intercept": False}),
+    "ridge, mask": (glmcore.Ridge, 0.05, 3, {"mask": MASK}),
+    "ridge, link": (glmcore.Ridge, 0.05, 3, {"inverse_link": steeper}),
+    "ridge, blind link": (glmcore.Ridge, 0.05, 3, {"inverse_link": twice}),
+    "none": (none, 0.0, 3, {}),
+    "lasso, two classes": (glmcore.Lasso, 0.02, 2, {}),
+    "lasso, mask": (glmcore.Lasso, 0.01, 3, {"mask": MASK}),
+    "elastic net": (elastic, np.array([0.04, 0.6]), 3, {}),
+    "groups": (two_groups, np.array([0.02, 0.03]), 3, {}),
+    "own penalty": (Bumps, 0.1, 3, {}),
+}
+#: Where the level of the classes is nobody's business, and that of an optimum any.
+BLIND = ("ridge, blind link", "own penalty")
+SLOW = ("ridge", "ridge, mask", "ridge, link", "lasso, mask")
+
+
+@pytest.mark.parametrize("case", [slow(case) if case in SLOW else case for case in CASES])
+def test_the_derivative_in_strengths_features_and_weights(case, x64):
+    penalty, strength, K, options = CASES[case]
+    y, direction = labels(K), np.random.default_rng(1)
+    projection = direction.normal(size=(P + 1, K))
+    if case in BLIND:
+        projection -= projection.mean(axis=1, keepdims=True)
+    kind = glmcore.default_solver(penalty(strength), n_params=(P + 1) * K, n_rows=N)
+    solver = type(kind)(tol=1e-13)
+
+    def value(data):
+        strength, X, weight = data
+        glm = model(penalty(strength), K, **options)
+        found = glmcore.fit(glm, X, y, sample_weight=weight, solver=solver)
+        stacked = jnp.concatenate([found.params.coef, found.params.intercept[None, :]])
+        return jnp.sum(projection * stacked) + found.objective
+
+    data = jax.tree.map(jnp.asarray, (strength, X, WEIGHT))
+    slope = jax.grad(value)(data)
+    for i in range(3):
+        move = [direction.normal(size=x.shape) * (x if i == 0 else 1) if i == j else 0 * x for j, x in enumerate(data)]
+        there, back = (value(jax.tree.map(lambda x, d: x + sign * EPS * d, data, tuple(move))) for sign in (1, -1))
+        along = sum(jnp.sum(s * d) for s, d in zip(slope, move))
+        np.testing.assert_allclose(along, (there - back) / (2 * EPS), rtol=1e-5, atol=1e-6)
+
+
+def total(strength, features=X, K=3, **options):
+    found = glmcore.fit(model(glmcore.Ridge(strength), K), features, labels(3), **options)
+    return sum(jnp.sum(jnp.sin(w)) for w in jax.tree.leaves(found.params.coef))
+
+
+STRENGTHS = jnp.array([0.05, 0.5])
+
+
+def test_of_many_fits_and_forward(x64):
+    expected = [jax.jvp(total, (s,), (1.0,))[1] for s in (0.05, 0.5)]
+    summed = jax.jit(jax.grad(lambda strengths: jnp.sum(jax.vmap(total)(strengths))))(STRENGTHS)
+    np.testing.assert_allclose(summed, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_of_the_second_order_and_many_of_them(x64):
+    step, slope = 1e-6, jax.grad(lambda s: total(s, solver=glmcore.Newton(tol=1e-14)))
+    bend = (slope(0.05 + step) - slope(0.05 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(slope)(0.05), bend, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(slope)(STRENGTHS), [slope(s) for s in (0.05, 0.5)], rtol=1e-6)
+
+
+def test_float32_far_from_zero_in_a_tree_without_rows_of_a_class():
+    with jax.enable_x64(True):
+        expected = jax.grad(total)(0.05)
+    far = (X + np.array([3e3, 0, 0, 0])).astype(np.float32)
+    found = jax.grad(total)(0.05, {"a": far[:, :1], "b": far[:, 1:]}, K=4)
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_a_gradient_alone_leaves_values_to_look_at():
+    told = []
+    jax.grad(lambda s: total(s, callback=told.append))(0.05)
+    assert told[-1].done
+    with pytest.raises(ValueError, match="strength must be finite and not negative, found -0.05"):
+        jax.grad(total)(-0.05)
+    with pytest.raises(ValueError, match="callback cannot be called from inside"):
+        jax.jit(lambda s: total(s, callback=told.append))(0.05)
+
+
+def test_another_strength_is_no_other_program(programs):
+    slope = jax.grad(total)
+    slope(0.05)
+    with programs:
+        slope(0.06)
+    assert not programs.events
+
+
+def test_where_a_fit_starts_and_how_it_stops_moves_nothing():
+    def value(start, tol):
+        options = {"init_params": (start * np.ones((P, 3)), np.zeros(3)), "solver": glmcore.LBFGS(tol=tol)}
+        return total(0.05, **options)
+
+    assert jax.grad(value, argnums=(0, 1))(0.1, 1e-6) == (0, 0)
