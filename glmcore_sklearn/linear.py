@@ -29,6 +29,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         check_unmasked(X, "X")
         X = validate_data(self, X, reset=False)
+        if X.dtype.kind not in "biuf":
+            raise TypeError(f"X must hold real numbers, found dtype {X.dtype}")
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores
 

@@ -376,3 +376,9 @@ def test_the_examples_of_scikit_learn():
     expected = [[9.82e-01, 1.82e-02, 1.44e-08], [9.72e-01, 2.82e-02, 3.02e-08]]
     np.testing.assert_allclose(model.predict_proba(features[:2, :]), expected, rtol=2e-2)
     assert round(model.score(features, y), 2) == 0.97
+
+
+def test_dates_are_no_features():
+    model = LogisticRegression().fit(*load_iris(return_X_y=True))
+    with pytest.raises(TypeError, match="X must hold real numbers, found dtype datetime64"):
+        model.predict(np.full((3, 4), np.datetime64("2020-01-01")))
