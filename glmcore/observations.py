@@ -151,7 +151,7 @@ class Categorical(AbstractObservations):
         # What the other classes have counts: beside a label that is nearly certain it is small,
         # and a difference to one would round it away.
         is_label = self._is_label(y, axis=0)
-        top = _over_classes(jnp.maximum, eta)
+        top = _over_classes(jnp.maximum, eta, spread=True)
         exp = jnp.exp(eta - top[None])
 
         def own(row, k):
@@ -160,7 +160,9 @@ class Categorical(AbstractObservations):
         label = _over_classes(jnp.add, exp, own)
         others = _over_classes(jnp.add, exp, lambda row, k: jnp.where(y == k, 0, row))
         behind = top - _over_classes(jnp.add, eta, own)
-        residual = jnp.where(is_label, -others[None], exp) / (others + label)[None]
+        # Two quotients: what is divided is stored, a sum would be taken anew for each class.
+        total = others + label
+        residual = jnp.where(is_label, -(others / total)[None], exp / total[None])
         return jnp.log1p(others + (label - 1)) + behind, residual
 
     def divergence(
@@ -178,9 +180,9 @@ class Categorical(AbstractObservations):
         # log E exp(z) for the centred change z, without the cancellation that the difference
         # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
         proba = _softmax(eta)
-        z = change - _over_classes(jnp.add, proba * change)[None]
+        z = change - _over_classes(jnp.add, proba * change, spread=True)[None]
         # Beyond `far` the exponential would overflow in a sum; there nothing cancels.
-        far = _over_classes(jnp.maximum, z)
+        far = _over_classes(jnp.maximum, z, spread=True)
         shift = jnp.where(far > 1, far, 0)
         small = jnp.abs(z) < 0.1
         s = jnp.where(small, z, 0)
@@ -249,19 +251,22 @@ class Categorical(AbstractObservations):
 
 
 #: Classes up to which a sum over the class axis is written out, of less samples than those for
-#: which a loop over the classes pays, and of more.
-_UNROLLED_CLASSES, _FEW_CLASSES = 32, 16
-_LOOP_SAMPLES = 2**15
+#: which a loop over the classes pays, and of more; and classes of one that is spread.
+_UNROLLED_CLASSES, _FEW_CLASSES, _FEW_SPREAD = 32, 16, 4
+_LOOP_SAMPLES = 2**14
 
 
 def _over_classes(
-    combine: jnp.ufunc, values: Float[Array, "K *n"], term: Callable = lambda row, k: row
+    combine: jnp.ufunc,
+    values: Float[Array, "K *n"],
+    term: Callable = lambda row, k: row,
+    spread: bool = False,
 ) -> Float[Array, "*n"]:
-    """Reduce ``term(values[k], k)`` over the classes k.
+    """Reduce ``term(values[k], k)`` over the classes k; ``spread`` says that every class needs it.
 
     Written out, it fuses with what is around it and vectorises, but XLA does it anew for each row
-    of a result with K of them, and a reduction of the first axis is slower still where it leaves
-    the cache: on a CPU a loop over many classes takes a half to a fifth of their time.
+    of a result with K of them, if it is not divided by.  A reduction is stored, but slow where it
+    leaves the cache; there, on a CPU, a loop over the classes takes a half to a fifth of the time.
     """
     K = values.shape[0]
 
@@ -279,13 +284,14 @@ def _over_classes(
         return jax.lax.fori_loop(1, K, add, term(values[0], 0))
 
     few = written_out if K <= _UNROLLED_CLASSES else at_once
-    if K <= _FEW_CLASSES or values[0].size < _LOOP_SAMPLES:
-        return few()
-    return jax.lax.platform_dependent(cpu=one_by_one, default=few)
+    stored = at_once if values[0].size < _LOOP_SAMPLES else one_by_one
+    if K > _FEW_SPREAD and spread or K > _FEW_CLASSES and stored is one_by_one:
+        return jax.lax.platform_dependent(cpu=stored, default=few)
+    return few()
 
 
 def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
-    exp = jnp.exp(eta - _over_classes(jnp.maximum, eta)[None])
+    exp = jnp.exp(eta - _over_classes(jnp.maximum, eta, spread=True)[None])
     return exp / _over_classes(jnp.add, exp)[None]
 
 
