@@ -193,6 +193,14 @@ class Lanes(eqx.Module):
     def null(self) -> Points:
         return self.each(lambda _, problem: _point(*problem.null_params()))
 
+    def null_gradient(self) -> Points:
+        """The gradient of the loss at :meth:`null`: a product back, none forward."""
+
+        def residual(_, problem: Problem):
+            return problem.loss_and_residual(problem.null_predictor())[1]
+
+        return self.design.back(self.each(residual)) * self.stretch
+
     def models(self, start: Points, is_null: bool) -> tuple["Blocks", Refresh]:
         """The models of the Hessians at ``start``, and when they are made anew."""
         own = self.design.axis is not None
@@ -228,7 +236,9 @@ class Lanes(eqx.Module):
             stretch = jnp.max(stretch, axis=1, keepdims=True)
         if self.design.axis is None:
             finite = jnp.all(jnp.isfinite(weight), axis=(1, 2))
-            weight = jnp.mean(weight, axis=0, where=finite[:, None, None])
+            share = (finite / jnp.sum(finite)).astype(weight.dtype)
+            # A product: the sum over the first axis of a large array is slow.
+            weight = jnp.einsum("l,lbn->bn", share, jnp.where(finite[:, None, None], weight, 0))
             if not any(jax.tree.leaves(self.axes.model)):
                 loss = jnp.mean(loss, axis=0, where=finite[:, None])
                 stretch, penalty = stretch[0], penalty[0]
@@ -249,7 +259,7 @@ class Lanes(eqx.Module):
 
     def minimise(self, start: Points, model: Any, refresh: Optional[Refresh]) -> tuple[Lockstep, "Found"]:
         """All lanes at their minimum, but for those that have trouble on the way."""
-        null = self.residual(self.loss(self.null())[1])
+        null = self.residual(self.null_gradient())
         yard = self.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
 
         def arrived(objective, gradient, gap):

@@ -32,13 +32,15 @@ PerLane = Float[Array, " L"]
 class Lockstep(eqx.Module):
     """Where all lanes stand.
 
-    ``steps`` and ``changes`` are the last steps and the changes of the gradient that they made,
-    in a ring; ``curvatures`` the inverse of their product, 0 where a lane did not move.
+    ``smooth`` is the model times the gradient.  ``steps``, ``changes`` and ``smoothed`` are the
+    last steps and the changes of ``gradient`` and ``smooth`` that they made, in a ring;
+    ``curvatures`` the inverse of the product of the first two, 0 where a lane did not move.
     """
 
     points: Points
     objective: PerLane
     gradient: Points
+    smooth: Points
     direction: Points
     slope: PerLane
     alpha: PerLane
@@ -47,6 +49,7 @@ class Lockstep(eqx.Module):
     model: Any
     steps: Float[Array, "m L K p1"]
     changes: Float[Array, "m L K p1"]
+    smoothed: Float[Array, "m L K p1"]
     curvatures: Float[Array, "m L"]
     gamma: PerLane
     refusals: Int[Array, " L"]
@@ -109,21 +112,21 @@ def descend(
         slope = _dot(gradient, at.direction)
         decreased = objective <= highest_accepted(at.objective, at.alpha * at.slope)
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
-        moved = _remember(at, move, gradient - at.gradient, accepted)
-        points = _where(accepted, trial, at.points)
+        moved = _remember(at, move, trial, gradient, accepted)
         if refresh is not None:
             due = refresh.is_due(at.count + 1)
-            moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(points)), lambda: moved)
-        gradient = _where(accepted, gradient, at.gradient)
-        direction = _where(accepted, _direction(moved, gradient), at.direction)
+            moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(moved.points)), lambda: moved)
+        direction = _where(accepted, _direction(moved), at.direction)
+        gradient = moved.gradient
         slope_there = _dot(gradient, direction)
         objective = jnp.where(accepted, objective, at.objective)
         alpha, low, high = _bracket(at, slope, decreased)
         there = arrived(objective, gradient, -slope_there / 2)
         return Lockstep(
-            points=points,
+            points=moved.points,
             objective=objective,
             gradient=gradient,
+            smooth=moved.smooth,
             direction=direction,
             slope=slope_there,
             alpha=jnp.where(accepted, 1, alpha),
@@ -132,6 +135,7 @@ def descend(
             model=moved.model,
             steps=moved.steps,
             changes=moved.changes,
+            smoothed=moved.smoothed,
             curvatures=moved.curvatures,
             gamma=moved.gamma,
             refusals=jnp.where(accepted, 0, at.refusals + at.under_way),
@@ -153,6 +157,7 @@ def _blank(start: Points, model: Any) -> Lockstep:
         points=start,
         objective=jnp.inf * one,
         gradient=jnp.zeros_like(start),
+        smooth=jnp.zeros_like(start),
         direction=jnp.zeros_like(start),
         slope=0 * one,
         alpha=one,
@@ -161,6 +166,7 @@ def _blank(start: Points, model: Any) -> Lockstep:
         model=model,
         steps=ring,
         changes=ring,
+        smoothed=ring,
         curvatures=jnp.zeros((_MEMORY, one.size), start.dtype),
         gamma=one,
         refusals=none,
@@ -172,8 +178,9 @@ def _blank(start: Points, model: Any) -> Lockstep:
 
 def _renewed(at: Lockstep, model: Any) -> Lockstep:
     """With another model and without past steps, which were seen from farther away."""
-    none = jnp.zeros_like(at.curvatures), jnp.ones_like(at.gamma), model
-    return eqx.tree_at(lambda at: (at.curvatures, at.gamma, at.model), at, none)
+    none = jnp.zeros_like(at.curvatures), jnp.ones_like(at.gamma)
+    new = model, model.apply(at.gradient), *none
+    return eqx.tree_at(lambda at: (at.model, at.smooth, at.curvatures, at.gamma), at, new)
 
 
 def _bracket(
@@ -187,35 +194,45 @@ def _bracket(
 
 
 def _remember(
-    at: Lockstep, move: Points, change: Points, accepted: Bool[Array, " L"]
+    at: Lockstep, move: Points, trial: Points, gradient: Points, accepted: Bool[Array, " L"]
 ) -> Lockstep:
-    """The ring with the last step of every lane, and the scale of the model by it."""
-    product = _dot(move, change)
-    curved = accepted & (product > 0)
+    """At the trial points that are accepted, with the steps to them in the ring, and the scale of
+    the model by them."""
+    smooth = at.model.apply(gradient)
+    change, smoothed = gradient - at.gradient, smooth - at.smooth
+    product, expected = _dot(move, change), _dot(change, smoothed)
+    curved = accepted & (product > 0) & (expected > 0)
     product = jnp.where(curved, product, 1)
     slot = at.count % _MEMORY
-    smoothed = _dot(change, at.model.apply(change))
     return eqx.tree_at(
-        lambda at: (at.steps, at.changes, at.curvatures, at.gamma),
+        lambda at: (
+            at.points, at.gradient, at.smooth, at.steps, at.changes, at.smoothed, at.curvatures, at.gamma
+        ),
         at,
         (
+            _where(accepted, trial, at.points),
+            _where(accepted, gradient, at.gradient),
+            _where(accepted, smooth, at.smooth),
             at.steps.at[slot].set(_where(curved, move, 0)),  # a refused one may hold NaN
             at.changes.at[slot].set(_where(curved, change, 0)),
+            at.smoothed.at[slot].set(_where(curved, smoothed, 0)),
             at.curvatures.at[slot].set(jnp.where(curved, 1 / product, 0)),
-            jnp.where(curved, product / jnp.where(curved, smoothed, 1), at.gamma),
+            jnp.where(curved, product / jnp.where(curved, expected, 1), at.gamma),
         ),
     )
 
 
-def _direction(at: Lockstep, gradient: Points) -> Points:
-    """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
+def _direction(at: Lockstep) -> Points:
+    """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4); what is
+    left of the gradient is multiplied by the model in parts, each of which is known."""
     newest_first = [(at.count - age) % _MEMORY for age in range(_MEMORY)]
     pairs = [(at.steps[i], at.changes[i], at.curvatures[i]) for i in newest_first]
-    left, shares = gradient, []
-    for step, change, curvature in pairs:
+    left, smooth, shares = at.gradient, at.smooth, []
+    for (step, change, curvature), i in zip(pairs, newest_first):
         shares.append(curvature * _dot(step, left))
         left = left - _along(shares[-1], change)
-    result = _along(at.gamma, at.model.apply(left))
+        smooth = smooth - _along(shares[-1], at.smoothed[i])
+    result = _along(at.gamma, smooth)
     for (step, change, curvature), share in zip(reversed(pairs), reversed(shares)):
         result = result + _along(share - curvature * _dot(change, result), step)
     return -result
