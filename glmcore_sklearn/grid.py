@@ -12,6 +12,10 @@ import glmcore
 from glmcore_sklearn import reports, softmax
 
 
+#: Share of the bend of the last three answers that the guess at the next has; all of it goes too far.
+_BEND = 0.7
+
+
 class Cells(NamedTuple):
     """Fits of all folds, l1 ratios and strengths, the first axes of every array, and their scores on the rows held out.
 
@@ -52,8 +56,8 @@ class Folds(NamedTuple):
 
 
 def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
-    """Fit every C and l1 ratio in every fold, from the strongest penalty on, each begun where the line through the last
-    two answers, over log C, leads.
+    """Fit every C and l1 ratio in every fold, from the strongest penalty on, each begun where the last three answers,
+    over log C, lead.
 
     A fold's strength is that of the weight it trains on, as in separate fits.  There is one compiled program, or two
     if some l1 ratios are 0 and some are not.
@@ -84,7 +88,7 @@ def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
     for l1_ratio, solver in zip(l1_ratios, solvers):
         strengths, ratio = softmax.strength_and_ratio(Cs[order], l1_ratio, totals, n_classes)
         ratio = None if l1_ratio == 0 else np.asarray(ratio, X.dtype)
-        path = strengths.astype(X.dtype), _ahead(Cs[order]).astype(X.dtype)
+        path = strengths.astype(X.dtype), _lead(Cs[order]).astype(X.dtype)
         cells = _fit_cells(*rows, *path, ratio, n_classes, bool(fit_intercept), solver)
         found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, np.argsort(order)], cells))
     return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *found)
@@ -135,15 +139,37 @@ def report_cells(cells, used, Cs, solvers):
     )
 
 
-def _ahead(Cs):
-    """How far, in log C, each is from the last one, in multiples of the step before: at most 1, 0 for the first two."""
-    step = np.diff(np.log(np.minimum(Cs, np.finfo(float).max)))
-    ratio = np.divide(step[1:], step[:-1], out=np.zeros_like(step[1:]), where=step[:-1] > 0)
-    return np.concatenate([[0, 0], np.minimum(ratio, 1)])[: len(Cs)]
+def _lead(Cs):
+    """Weights (S, 3) of the last three answers, the last one last, in the guess at the next: on the parabola through
+    them over log C, but for a part of its bend.
+
+    No step that leads ahead is longer than those that it is learnt from.
+
+    Examples
+    --------
+    >>> _lead(np.array([1.0, 10.0, 100.0, 1000.0])).round(1)
+    array([[ 0. ,  0. ,  1. ],
+           [ 0. ,  0. ,  1. ],
+           [ 0. , -1. ,  2. ],
+           [ 0.7, -2.4,  2.7]])
+    """
+    steps = np.diff(np.log(np.minimum(Cs, np.finfo(float).max)))
+    weights = np.zeros((len(Cs), 3))
+    weights[:, 2] = 1
+    for i in range(2, len(Cs)):
+        before, ahead = steps[i - 2], min(steps[i - 2], steps[i - 1])
+        earlier = steps[i - 3] if i > 2 else 0
+        if before > 0:
+            weights[i] += ahead / before * np.array([0, -1, 1])
+        if min(before, earlier) > 0:
+            ahead = min(ahead, earlier)
+            bend = _BEND * ahead * (ahead + before) / (before + earlier)
+            weights[i] += bend * (np.array([0, -1, 1]) / before - np.array([-1, 1, 0]) / earlier)
+    return weights
 
 
 @glmcore.quick_jit
-def _fit_cells(X, y, train, test, strengths, ahead, ratio, n_classes, fit_intercept, solver):
+def _fit_cells(X, y, train, test, strengths, lead, ratio, n_classes, fit_intercept, solver):
     def model(strength):
         penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
         return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
@@ -153,14 +179,14 @@ def _fit_cells(X, y, train, test, strengths, ahead, ratio, n_classes, fit_interc
         found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train)
         return found.params, _cell(glm, found, X, y, test)
 
-    def forward(last_two, now):
-        (before, last), (strengths, ahead) = last_two, now
-        start = jax.tree.map(lambda a, b: b + ahead * (b - a), before, last)
+    def forward(last, now):
+        strengths, lead = now
+        start = jax.tree.map(lambda *answers: sum(w * x for w, x in zip(lead, answers)), *last)
         found, cells = jax.vmap(fit)(start, train, test, strengths)
-        return (last, found), cells
+        return (*last[1:], found), cells
 
     start = jax.vmap(lambda train: model(1.0).initialize_params(X, y, train))(train)
-    _, cells = jax.lax.scan(forward, (start, start), (strengths.T, ahead))
+    _, cells = jax.lax.scan(forward, (start, start, start), (strengths.T, lead))
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cells)
 
 
