@@ -183,6 +183,22 @@ def check_unmasked(values, name):
         raise ValueError(f"{name} has {count} masked entries, expected none: fill them or leave their rows out")
 
 
+def check_numbers(X):
+    """Refuse what scikit-learn would take for numbers: masked entries, dates and times.
+
+    Examples
+    --------
+    >>> check_numbers(np.array([["2020-01-01"]], dtype="datetime64[D]"))
+    Traceback (most recent call last):
+        ...
+    TypeError: X must hold real numbers, found dtype datetime64[D]
+    """
+    check_unmasked(X, "X")
+    for dtype in getattr(X, "dtypes", [getattr(X, "dtype", None)]):
+        if getattr(dtype, "kind", None) in ("M", "m"):
+            raise TypeError(f"X must hold real numbers, found dtype {dtype}")
+
+
 def _check_matrix_shape(shape, name):
     if len(shape) == 2 and all(shape):
         return

@@ -6,7 +6,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from glmcore_sklearn.inputs import check_unmasked
+from glmcore_sklearn.inputs import check_numbers
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
@@ -27,10 +27,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, K), or (n_samples,) for K = 2
         """
         check_is_fitted(self)
-        check_unmasked(X, "X")
+        check_numbers(X)
         X = validate_data(self, X, reset=False)
-        if X.dtype.kind not in "biuf":
-            raise TypeError(f"X must hold real numbers, found dtype {X.dtype}")
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores
 

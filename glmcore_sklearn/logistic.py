@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 import glmcore
 from glmcore_sklearn import labels, reports, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
-from glmcore_sklearn.inputs import check_sample_weight, check_unmasked
+from glmcore_sklearn.inputs import check_numbers, check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.stream import Stream, is_plain
 
@@ -195,7 +195,7 @@ class LogisticRegression(LinearClassifier):
         with unchanged_on_error(self):
             self._validate_params()
             C, l1_ratio = self._strength()
-            check_unmasked(X, "X")
+            check_numbers(X)
             check_unmasked(y, "y")
             X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
             check_classification_targets(y)
@@ -367,7 +367,7 @@ class LogisticRegression(LinearClassifier):
         dtype = self.coef_.dtype if fitted else [np.float64, np.float32]
         n_features = None if hasattr(self, "feature_names_in_") else vars(self).get("n_features_in_")
         if not (fitted and is_plain(X, y, dtype, n_features)):
-            check_unmasked(X, "X")
+            check_numbers(X)
             check_unmasked(y, "y")
             X, y = validate_data(self, X, y, dtype=dtype, order="C", reset=not fitted)
             check_classification_targets(y)

@@ -22,7 +22,7 @@ import glmcore
 from glmcore_sklearn import scoring, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
 from glmcore_sklearn.grid import Folds, best_cells, fit_grid, report_cells
-from glmcore_sklearn.inputs import check_unmasked
+from glmcore_sklearn.inputs import check_numbers, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.logistic import SHARED_CONSTRAINTS, check_two_classes, class_and_sample_weight
 
@@ -182,7 +182,7 @@ class LogisticRegressionCV(LinearClassifier):
             self._validate_params()
             self._warn_of_changes()
             Cs, l1_ratios = self._tried()
-            check_unmasked(X, "X")
+            check_numbers(X)
             check_unmasked(y, "y")
             X, labels = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
             check_classification_targets(labels)

@@ -5,6 +5,7 @@ import inspect
 import jax
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 import scipy.sparse
 import sklearn
@@ -14,7 +15,7 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression as Theirs
 
-from glmcore_sklearn import LogisticRegression
+from glmcore_sklearn import LogisticRegression, LogisticRegressionCV
 
 X, Y = small()
 BINARY = Y > 0
@@ -378,7 +379,19 @@ def test_the_examples_of_scikit_learn():
     assert round(model.score(features, y), 2) == 0.97
 
 
-def test_dates_are_no_features():
-    model = LogisticRegression().fit(*load_iris(return_X_y=True))
-    with pytest.raises(TypeError, match="X must hold real numbers, found dtype datetime64"):
-        model.predict(np.full((3, 4), np.datetime64("2020-01-01")))
+@pytest.mark.parametrize(
+    "estimator",
+    [LogisticRegression(), LogisticRegressionCV(Cs=2, cv=2, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False)],
+    ids=["one", "cv"],
+)
+@pytest.mark.parametrize("frame", [False, True])
+def test_dates_are_no_features(estimator, frame):
+    X, y = load_iris(return_X_y=True)
+    dates = np.full(X.shape, np.datetime64("2020-01-01"))
+    if frame:
+        columns = dict(zip("abcd", X.T))
+        X, dates = pd.DataFrame(columns), pd.DataFrame({**columns, "c": dates[:, 0]})
+    model = clone(estimator).fit(X, y)
+    for call in (lambda: model.predict(dates), lambda: clone(model).fit(dates, y)):
+        with pytest.raises(TypeError, match="X must hold real numbers, found dtype datetime64"):
+            call()
