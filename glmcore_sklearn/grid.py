@@ -11,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 import glmcore
 from glmcore_sklearn import reports, softmax
 
-
 #: Share of the bend of the last three answers that the guess at the next has; all of it goes too far.
 _BEND = 0.7
 
