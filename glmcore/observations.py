@@ -315,12 +315,18 @@ def check_key(key: Any) -> None:
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), found {key!r}")
 
 
-@functools.lru_cache(maxsize=64)
 def check_link(inverse_link: InverseLink, n_outputs: int) -> None:
-    """Refuse what does not map (n, K) to log-probabilities (n, K) with operations of JAX.
+    """Refuse what cannot be hashed, as programs are kept by it, or does not map (n, K) to
+    log-probabilities (n, K) with operations of JAX."""
+    try:
+        hash(inverse_link)
+    except TypeError as error:
+        raise TypeError(f"inverse_link must be hashable, found {inverse_link!r}") from error
+    _check_link(inverse_link, n_outputs)
 
-    Remembered, as the link is traced to find out.
-    """
+
+@functools.lru_cache(maxsize=64)  # the link is traced to find out
+def _check_link(inverse_link: InverseLink, n_outputs: int) -> None:
     if is_log_softmax(inverse_link):
         return
     if not callable(inverse_link):

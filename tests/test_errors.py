@@ -554,6 +554,19 @@ def test_a_link_written_with_numpy_is_refused_however_often(link):
             glmcore.GLM(glmcore.Categorical(3), inverse_link=link)
 
 
+def test_a_link_that_cannot_be_hashed_is_refused():
+    class Link:
+        __hash__ = None
+
+        def __call__(self, eta):
+            return jax.nn.log_softmax(eta)
+
+    with pytest.raises(TypeError, match="inverse_link must be hashable, found .*Link"):
+        glmcore.GLM(glmcore.Categorical(3), inverse_link=Link())
+    with pytest.raises(TypeError, match="inverse_link_function must be hashable, found .*Link"):
+        ClassifierGLM(3, inverse_link_function=Link()).fit(np.ones((6, 2)), [0, 1, 2, 0, 1, 2])
+
+
 def test_a_link_that_closes_over_what_is_traced_is_taken():
     features, labels = jnp.ones((6, 2)), jnp.arange(6) % 3
 
