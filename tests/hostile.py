@@ -117,7 +117,7 @@ COLUMNS = {
     "y mixed": np.array(["a", 1, None] * (N // 3), object),
     "y odd": np.array([Odd()] * N, object),
     "y dates": np.datetime64("2020-01-01") + Y,
-    "y NaT": np.full(N, np.datetime64("NaT")),
+    "y NaT": np.full(N, np.datetime64("NaT", "D")),
     "y complex": Y + 1j,
     "y short": Y[:-1],
     "y empty": Y[:0],
