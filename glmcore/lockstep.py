@@ -226,14 +226,14 @@ def _direction(at: Lockstep) -> Points:
     """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4); what is
     left of the gradient is multiplied by the model in parts, each of which is known."""
     newest_first = [(at.count - age) % _MEMORY for age in range(_MEMORY)]
-    pairs = [(at.steps[i], at.changes[i], at.curvatures[i]) for i in newest_first]
+    pairs = [(at.steps[i], at.changes[i], at.smoothed[i], at.curvatures[i]) for i in newest_first]
     left, smooth, shares = at.gradient, at.smooth, []
-    for (step, change, curvature), i in zip(pairs, newest_first):
+    for step, change, smoothed, curvature in pairs:
         shares.append(curvature * _dot(step, left))
         left = left - _along(shares[-1], change)
-        smooth = smooth - _along(shares[-1], at.smoothed[i])
+        smooth = smooth - _along(shares[-1], smoothed)
     result = _along(at.gamma, smooth)
-    for (step, change, curvature), share in zip(reversed(pairs), reversed(shares)):
+    for (step, change, _, curvature), share in zip(reversed(pairs), reversed(shares)):
         result = result + _along(share - curvature * _dot(change, result), step)
     return -result
 

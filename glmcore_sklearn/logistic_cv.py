@@ -32,7 +32,7 @@ class LogisticRegressionCV(LinearClassifier):
 
     A drop-in for ``sklearn.linear_model.LogisticRegressionCV``, with the objective of :class:`LogisticRegression`:
     all folds and strengths are one compiled program that shares X, a fold being the weights of its rows, and each
-    strength begins where the line through the last two answers leads.  Log-loss and accuracy are computed there too.
+    strength begins where the last three answers lead.  Log-loss and accuracy are computed there too.
     It computes in the dtype of X, float64 or float32, where scikit-learn's computes in float64.
 
     Parameters
