@@ -194,8 +194,10 @@ def check_numbers(X):
     TypeError: X must hold real numbers, found dtype datetime64[D]
     """
     check_unmasked(X, "X")
-    for dtype in getattr(X, "dtypes", [getattr(X, "dtype", None)]):
-        if getattr(dtype, "kind", None) in ("M", "m"):
+    is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
+    for dtype in X.dtypes if is_frame else [getattr(X, "dtype", None)]:
+        # The dtypes of polars have no kind.
+        if getattr(dtype, "kind", None) in ("M", "m") or getattr(dtype, "is_temporal", bool)():
             raise TypeError(f"X must hold real numbers, found dtype {dtype}")
 
 

@@ -384,14 +384,21 @@ def test_the_examples_of_scikit_learn():
     [LogisticRegression(), LogisticRegressionCV(Cs=2, cv=2, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False)],
     ids=["one", "cv"],
 )
-@pytest.mark.parametrize("frame", [False, True])
-def test_dates_are_no_features(estimator, frame):
+@pytest.mark.parametrize("kind", ["numpy", "pandas", "polars"])
+def test_dates_are_no_features(estimator, kind):
     X, y = load_iris(return_X_y=True)
-    dates = np.full(X.shape, np.datetime64("2020-01-01"))
-    if frame:
-        columns = dict(zip("abcd", X.T))
-        X, dates = pd.DataFrame(columns), pd.DataFrame({**columns, "c": dates[:, 0]})
+    dates = np.full(X.shape, np.datetime64("2020-01-01", "ms"))
+    if kind != "numpy":
+        frame, columns = pytest.importorskip(kind).DataFrame, dict(zip("abcd", X.T))
+        X, dates = frame(columns), frame({**columns, "c": dates[:, 0]})
     model = clone(estimator).fit(X, y)
     for call in (lambda: model.predict(dates), lambda: clone(model).fit(dates, y)):
-        with pytest.raises(TypeError, match="X must hold real numbers, found dtype datetime64"):
+        with pytest.raises(TypeError, match="X must hold real numbers, found dtype (datetime64|Datetime)"):
+            call()
+
+
+def test_a_series_is_no_table():
+    model = LogisticRegression().fit(X, Y)
+    for call in (lambda: model.predict(pd.Series(X[:, 0])), lambda: clone(model).fit(pd.Series(X[:, 0]), Y)):
+        with pytest.raises(ValueError, match="2-dimensional container but got .*Series"):
             call()
