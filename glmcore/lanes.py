@@ -236,11 +236,9 @@ class Lanes(eqx.Module):
             stretch = jnp.max(stretch, axis=1, keepdims=True)
         if self.design.axis is None:
             finite = jnp.all(jnp.isfinite(weight), axis=(1, 2))
-            share = (finite / jnp.sum(finite)).astype(weight.dtype)
-            # A product: the sum over the first axis of a large array is slow.
-            weight = jnp.einsum("l,lbn->bn", share, jnp.where(finite[:, None, None], weight, 0))
+            weight = _mean_lane(weight, finite)
             if not any(jax.tree.leaves(self.axes.model)):
-                loss = jnp.mean(loss, axis=0, where=finite[:, None])
+                loss = _mean_lane(loss, finite)
                 stretch, penalty = stretch[0], penalty[0]
         gram = self.design.gram(weight) / jnp.sum(weight, axis=-1)[..., None, None]
         if gram.ndim == loss.ndim + 1:
@@ -322,7 +320,7 @@ def prepare(args, batched, size: int) -> Optional[Common]:
     model = in_dtype(args.model, args.weight.dtype)
     weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
     if batched.weight:  # lanes whose weights are not finite are for themselves
-        weight = jnp.mean(weight, axis=0, where=jnp.all(jnp.isfinite(weight), axis=1)[:, None])
+        weight = _mean_lane(weight, jnp.all(jnp.isfinite(weight), axis=1))
     coordinates, features = Coordinates.measure(
         args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept
     )
@@ -437,6 +435,14 @@ def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
 
     own = jax.vmap(one, (0, 0, axes.model))(offset, deviation, model)
     return own, jnp.all(sure | constant, axis=1)
+
+
+def _mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> Float[Array, "*shape"]:
+    """Mean of the lanes that are ``finite``: a product, as the sum over the first axis of a large
+    array is slow."""
+    used = finite.astype(values.dtype)
+    kept = jnp.where(jnp.expand_dims(finite, tuple(range(1, values.ndim))), values, 0)
+    return jnp.tensordot(used / jnp.sum(used), kept, axes=1)
 
 
 def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:

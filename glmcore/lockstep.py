@@ -5,6 +5,7 @@ that accepts its trial gets a new direction, a lane that refuses it a smaller st
 arrived waits.  Nothing of n rows is kept from step to step.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
@@ -117,27 +118,18 @@ def descend(
             due = refresh.is_due(at.count + 1)
             moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(moved.points)), lambda: moved)
         direction = _where(accepted, _direction(moved), at.direction)
-        gradient = moved.gradient
-        slope_there = _dot(gradient, direction)
+        slope_there = _dot(moved.gradient, direction)
         objective = jnp.where(accepted, objective, at.objective)
         alpha, low, high = _bracket(at, slope, decreased)
-        there = arrived(objective, gradient, -slope_there / 2)
-        return Lockstep(
-            points=moved.points,
+        there = arrived(objective, moved.gradient, -slope_there / 2)
+        return dataclasses.replace(
+            moved,
             objective=objective,
-            gradient=gradient,
-            smooth=moved.smooth,
             direction=direction,
             slope=slope_there,
             alpha=jnp.where(accepted, 1, alpha),
             low=jnp.where(accepted, 0, low),
             high=jnp.where(accepted, jnp.inf, high),
-            model=moved.model,
-            steps=moved.steps,
-            changes=moved.changes,
-            smoothed=moved.smoothed,
-            curvatures=moved.curvatures,
-            gamma=moved.gamma,
             refusals=jnp.where(accepted, 0, at.refusals + at.under_way),
             n_iter=at.n_iter + at.under_way,
             arrived=at.arrived | (there & accepted),
@@ -178,9 +170,13 @@ def _blank(start: Points, model: Any) -> Lockstep:
 
 def _renewed(at: Lockstep, model: Any) -> Lockstep:
     """With another model and without past steps, which were seen from farther away."""
-    none = jnp.zeros_like(at.curvatures), jnp.ones_like(at.gamma)
-    new = model, model.apply(at.gradient), *none
-    return eqx.tree_at(lambda at: (at.model, at.smooth, at.curvatures, at.gamma), at, new)
+    return dataclasses.replace(
+        at,
+        model=model,
+        smooth=model.apply(at.gradient),
+        curvatures=jnp.zeros_like(at.curvatures),
+        gamma=jnp.ones_like(at.gamma),
+    )
 
 
 def _bracket(
@@ -204,21 +200,16 @@ def _remember(
     curved = accepted & (product > 0) & (expected > 0)
     product = jnp.where(curved, product, 1)
     slot = at.count % _MEMORY
-    return eqx.tree_at(
-        lambda at: (
-            at.points, at.gradient, at.smooth, at.steps, at.changes, at.smoothed, at.curvatures, at.gamma
-        ),
+    return dataclasses.replace(
         at,
-        (
-            _where(accepted, trial, at.points),
-            _where(accepted, gradient, at.gradient),
-            _where(accepted, smooth, at.smooth),
-            at.steps.at[slot].set(_where(curved, move, 0)),  # a refused one may hold NaN
-            at.changes.at[slot].set(_where(curved, change, 0)),
-            at.smoothed.at[slot].set(_where(curved, smoothed, 0)),
-            at.curvatures.at[slot].set(jnp.where(curved, 1 / product, 0)),
-            jnp.where(curved, product / jnp.where(curved, expected, 1), at.gamma),
-        ),
+        points=_where(accepted, trial, at.points),
+        gradient=_where(accepted, gradient, at.gradient),
+        smooth=_where(accepted, smooth, at.smooth),
+        steps=at.steps.at[slot].set(_where(curved, move, 0)),  # a refused one may hold NaN
+        changes=at.changes.at[slot].set(_where(curved, change, 0)),
+        smoothed=at.smoothed.at[slot].set(_where(curved, smoothed, 0)),
+        curvatures=at.curvatures.at[slot].set(jnp.where(curved, 1 / product, 0)),
+        gamma=jnp.where(curved, product / jnp.where(curved, expected, 1), at.gamma),
     )
 
 
