@@ -265,7 +265,7 @@ def _over_classes(
     """Reduce ``term(values[k], k)`` over the classes k; ``spread`` says that every class needs it.
 
     Written out, it fuses with what is around it and vectorises, but XLA does it anew for each row
-    of a result with K of them, if it is not divided by.  A reduction is stored, but slow where it
+    of a result with K of them, unless it divides that.  A reduction is stored, but slow where it
     leaves the cache; there, on a CPU, a loop over the classes takes a half to a fifth of the time.
     """
     K = values.shape[0]
@@ -285,7 +285,7 @@ def _over_classes(
 
     few = written_out if K <= _UNROLLED_CLASSES else at_once
     stored = at_once if values[0].size < _LOOP_SAMPLES else one_by_one
-    if K > _FEW_SPREAD and spread or K > _FEW_CLASSES and stored is one_by_one:
+    if (spread and K > _FEW_SPREAD) or (K > _FEW_CLASSES and stored is one_by_one):
         return jax.lax.platform_dependent(cpu=stored, default=few)
     return few()
 
@@ -318,6 +318,10 @@ def check_key(key: Any) -> None:
 def check_link(inverse_link: InverseLink, n_outputs: int) -> None:
     """Refuse what cannot be hashed, as programs are kept by it, or does not map (n, K) to
     log-probabilities (n, K) with operations of JAX."""
+    if is_log_softmax(inverse_link):
+        return
+    if not callable(inverse_link):
+        raise TypeError(f"inverse_link must be callable or None, found {inverse_link!r}")
     try:
         hash(inverse_link)
     except TypeError as error:
@@ -327,10 +331,6 @@ def check_link(inverse_link: InverseLink, n_outputs: int) -> None:
 
 @functools.lru_cache(maxsize=64)  # the link is traced to find out
 def _check_link(inverse_link: InverseLink, n_outputs: int) -> None:
-    if is_log_softmax(inverse_link):
-        return
-    if not callable(inverse_link):
-        raise TypeError(f"inverse_link must be callable or None, found {inverse_link!r}")
     shape = (2, n_outputs)
     try:
         # Called from a function of Python: JAX crashes where it meets a ufunc of NumPy the second time.
