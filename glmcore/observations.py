@@ -152,14 +152,15 @@ class Categorical(AbstractObservations):
         # and a difference to one would round it away.
         is_label = self._is_label(y, axis=0)
         top = _over_classes(jnp.maximum, eta, spread=True)
-        exp = jnp.exp(eta - top[None])
+        shifted = eta - top[None]
+        exp = jnp.exp(shifted)
 
         def own(row, k):
             return jnp.where(y == k, row, 0)
 
         label = _over_classes(jnp.add, exp, own)
         others = _over_classes(jnp.add, exp, lambda row, k: jnp.where(y == k, 0, row))
-        behind = top - _over_classes(jnp.add, eta, own)
+        behind = -_over_classes(jnp.add, shifted, own)
         # Two quotients: what is divided is stored, a sum would be taken anew for each class.
         total = others + label
         residual = jnp.where(is_label, -(others / total)[None], exp / total[None])
