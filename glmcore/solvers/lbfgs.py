@@ -15,10 +15,12 @@ from glmcore.solvers.base import as_count, as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 
-#: After so many steps, and again whenever their number has doubled, the preconditioner is made
-#: anew where the fit has got to: early if it has a block a class, since then few steps are left.
-_FIRST_REFRESH = 3
-_FIRST_SHARED_REFRESH = 24
+#: After so many steps, and again whenever their number has grown so many times, the
+#: preconditioner is made anew where the fit has got to: early if it has a block a class, since
+#: then few steps are left; seldom, since with 65 columns it costs as much as ten steps.
+_FIRST_REFRESH = 5
+_FIRST_SHARED_REFRESH = 25
+_REFRESH_GROWTH = 5
 
 
 class Pairs(AbstractMemory):
@@ -107,8 +109,8 @@ class LBFGS(AbstractDescent):
 
     The first inverse Hessian of every direction is that of the Gram matrix of the scaled
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
-    fit stood when it was made: after 3, 6, 12, ... steps with a block for each class, where that
-    costs little beside the steps, else after 24, 48, ... with one for all.
+    fit stood when it was made: after 5, 25, 125, ... steps with a block for each class, where that
+    costs little beside the steps, else after 25, 125, ... with one for all.
 
     Parameters
     ----------
@@ -156,8 +158,6 @@ class LBFGS(AbstractDescent):
             return state, cache.direction
 
         first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
-        ratio = n_iter // first
-        doubled = ratio & (ratio - 1) == 0
-        due = doubled & (ratio > 0) & (n_iter == first * ratio)
+        due = jnp.any(n_iter == first * _REFRESH_GROWTH ** jnp.arange(10, dtype=jnp.int32))
         state, direction = jax.lax.cond(due, anew, as_it_is)
         return state, cache.along(direction)
