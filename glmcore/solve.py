@@ -22,7 +22,7 @@ from glmcore.implicit import as_function
 from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.observations import unknown_labels
-from glmcore.padding import pad_rows
+from glmcore.padding import bucket, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
@@ -31,11 +31,14 @@ from glmcore.results import FitResult, SolverState
 from glmcore.sharding import on_automatic_mesh, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
 from glmcore.tree import is_concrete
 
-#: Parameters (p K + K) up to which a step with the factorised Hessian is the fastest way.
+#: Parameters (p K + K) up to which a step with the factorised Hessian may be the fastest way, and
+#: the multiplications that its Hessian may cost: so many, or so many products with the features.
 _NEWTON_PARAMS = 128
+_NEWTON_MULTIPLICATIONS, _NEWTON_PRODUCTS = 2**21, 5
 #: Parameters up to which a step on a working set is; up to twice as many from so many rows times
 #: parameters.
 _WORKING_SET_PARAMS, _WORKING_SET_NUMBERS = 256, 2**23
@@ -51,12 +54,14 @@ def default_solver(
 ) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
-    Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters (p K + K).  Others:
-    ProximalGradient, but ProximalNewton for Lasso, ElasticNet and GroupLasso with at most 256
-    parameters, and for the first two where many rows meet at most 512 (rows times parameters at
-    least 2^23).  For a ``path`` of strengths ProximalNewton, but ProximalGradient for GroupLasso
-    with more than 1024 parameters.  For a state the one of its ``algorithm``, if that is one of
-    these.
+    Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters, d = p K + K, whose
+    Hessian costs at most 2^21 multiplications or five products with the features: m d^2, with m
+    rows, at most 8192 of n, beside n d.  Others: ProximalGradient, but ProximalNewton for Lasso,
+    ElasticNet and GroupLasso with at most 256 parameters, and for the first two where many rows
+    meet at most 512 (rows times parameters at least 2^23).  For a ``path`` of strengths
+    ProximalNewton, but ProximalGradient for GroupLasso with more than 1024 parameters.  For a
+    state the one of its ``algorithm``, if that is one of these.  Rows count up to the next power
+    of two, at least 256.
 
     Examples
     --------
@@ -65,17 +70,21 @@ def default_solver(
     'LBFGS'
     >>> type(glmcore.default_solver(glmcore.Ridge(), n_params=15)).__name__
     'Newton'
+    >>> type(glmcore.default_solver(glmcore.Ridge(), n_params=123, n_rows=5000)).__name__
+    'LBFGS'
     >>> type(glmcore.default_solver(glmcore.Lasso(), n_params=15, n_rows=10**6)).__name__
     'ProximalNewton'
     """
     usual, by_hessian = (LBFGS, Newton) if penalty.smooth else (ProximalGradient, ProximalNewton)
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
+    # Fits whose rows are padded to the same number have the same solver, and so one program.
+    n_rows = None if n_rows is None else bucket(n_rows, row_bytes=0)
     if algorithm in (usual.__name__, by_hessian.__name__):
         pays = algorithm == by_hessian.__name__
     elif n_params is None:
         pays = False
     elif penalty.smooth:
-        pays = n_params <= _NEWTON_PARAMS
+        pays = n_params <= _NEWTON_PARAMS and _affords_hessian(n_params, n_rows)
     elif path:
         pays = by_entry or n_params <= MOST_FACTORED
     elif n_params <= _WORKING_SET_PARAMS:
@@ -84,6 +93,13 @@ def default_solver(
         many = n_rows is not None and n_rows * n_params >= _WORKING_SET_NUMBERS
         pays = many and by_entry and n_params <= 2 * _WORKING_SET_PARAMS
     return by_hessian() if pays else usual()
+
+
+def _affords_hessian(n_params: int, n_rows: Optional[int]) -> bool:
+    if n_rows is None:
+        return True
+    multiplications = min(n_rows, HESSIAN_ROWS) * n_params**2
+    return multiplications <= max(_NEWTON_MULTIPLICATIONS, _NEWTON_PRODUCTS * n_rows * n_params)
 
 
 @remembering_last

@@ -795,6 +795,24 @@ def test_results_are_plain_pytrees():
     assert result.n_iter.dtype == np.int32
 
 
+@pytest.mark.parametrize(
+    "n_params, n_rows, expected",
+    [
+        (128, None, "Newton"),
+        (129, None, "LBFGS"),
+        (123, 128, "LBFGS"),  # 256 rows with the padding: 256 * 123^2 > 2^21
+        (90, 256, "Newton"),
+        (90, 257, "LBFGS"),
+        (33, 5_000, "LBFGS"),
+        (63, 50_000, "LBFGS"),
+        (63, 100_000, "Newton"),  # 8192 * 63 < 5 * 2^17
+    ],
+)
+def test_newton_is_the_default_where_its_hessian_is_cheap(n_params, n_rows, expected):
+    solver = glmcore.default_solver(glmcore.Ridge(), n_params, n_rows)
+    assert type(solver).__name__ == expected
+
+
 @mostly_float32
 def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precision):
     X, y = small()
@@ -806,7 +824,7 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     assert glmcore.fit(lasso(), X, y).state.algorithm == "ProximalNewton"  # few parameters
     monkeypatch.setattr(solve, "_WORKING_SET_PARAMS", 14)
     few = glmcore.fit(lasso(), X, y)
-    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 60 * 15)  # rows times parameters of these
+    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 256 * 15)  # rows, padded, times parameters
     many = glmcore.fit(lasso(), X, y)
     assert (few.state.algorithm, many.state.algorithm) == ("ProximalGradient", "ProximalNewton")
     assert many.converged
@@ -814,7 +832,6 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     np.testing.assert_allclose(many.objective, few.objective, rtol=GAP[precision])
     by_group = glmcore.fit(model(glmcore.GroupLasso(0.02)), X, y)
     assert by_group.state.algorithm == "ProximalGradient"
-    assert glmcore.fit(lasso(), X[:59], y[:59]).state.algorithm == "ProximalGradient"
     # A state goes on with the solver that it is from.
     params, state = glmcore.update(lasso(), many.params, many.state, X, y)
     assert state.algorithm == "ProximalNewton" and int(state.n_iter) == int(many.state.n_iter) + 1

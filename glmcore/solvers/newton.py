@@ -20,7 +20,7 @@ from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_where
 #: Parameters up to which the Hessian is formed, and rows that it is formed from: with more of
 #: them a step is not better by what they cost.
 _DENSE_PARAMS = 256
-_DENSE_ROWS = 8192
+HESSIAN_ROWS = 8192
 #: Most products with the Hessian in a step, and the share of the gradient that may be left.
 _MAX_PRODUCTS = 50
 _LARGEST_SHARE = 0.25
@@ -83,7 +83,7 @@ def _by_factor(
 def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d d"]:
     """The Hessian where the linear predictor is ``eta``, class by class and in each the intercept
     last; bent up along the level of the classes where loss and penalty are flat."""
-    sample = Sample.of(problem, eta, _DENSE_ROWS)
+    sample = Sample.of(problem, eta, HESSIAN_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
     weights = sample.weight[None, None, :] * sample.hessian
     hessian = row_products(weights, sample.design).swapaxes(1, 2).reshape(size, size)
@@ -160,7 +160,7 @@ def _by_products(
 
 
 class Newton(AbstractDescent):
-    """Newton's method for smooth penalties: the default of :func:`fit` for few parameters.
+    """Newton's method for smooth penalties: the default of :func:`fit` where its Hessian is cheap.
 
     Up to 256 parameters (p K + K) a step factorises the Hessian, formed from at least 8192 rows
     evenly spread over the data; the gradient always is that of all rows.  Beyond, conjugate
