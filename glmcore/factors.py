@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+#: Rows up to which a triangle is inverted row by row on a CPU.
+_TILE_ROWS = 96
 
 
 def _one_by_one(factorise: Callable) -> Callable:
@@ -45,11 +48,59 @@ def cholesky_solve(factor: Float[Array, "p p"], b: Float[Array, " p"]) -> Float[
     return jax.scipy.linalg.cho_solve((factor, True), b)
 
 
-@_one_by_one
 def inverse_lower(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """Inverse of a lower triangle."""
-    identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
-    return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+    """Inverse of a lower triangle.
+
+    LAPACK's triangular solve starts threads on a CPU, and for a while those wait for more work on
+    the cores that the passes over the data need.
+    """
+    identity = jnp.eye(len(factor), dtype=factor.dtype)
+    return jax.lax.platform_dependent(
+        factor,
+        cpu=_inverse_by_tiles,
+        default=lambda factor: jax.scipy.linalg.solve_triangular(factor, identity, lower=True),
+    )
+
+
+def _inverse_by_tiles(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """Tiles along the diagonal first, then pair by pair: with the inverses of A and C that of
+    [[A, 0], [B, C]] has -C^-1 B A^-1 in its corner."""
+    p = len(factor)
+    n_tiles = 1 << ((p - 1) // _TILE_ROWS).bit_length()
+    size = -(-p // n_tiles)
+    padding = jnp.eye(size * n_tiles - p, dtype=factor.dtype)
+    factor = jax.scipy.linalg.block_diag(factor, padding)
+    inverse = _inverse_by_rows(_tiles(factor, size))
+    while len(inverse) > 1:
+        first, second = inverse[::2], inverse[1::2]
+        below = _tiles(factor, 2 * size)[:, size:, :size]
+        corner = -second @ (below @ first)
+        inverse = jnp.block([[first, jnp.zeros_like(first)], [corner, second]])
+        size *= 2
+    return inverse[0, :p, :p]
+
+
+def _tiles(matrix: Float[Array, "p p"], size: int) -> Float[Array, "n size size"]:
+    """The tiles along the diagonal."""
+    n = len(matrix) // size
+    return jnp.moveaxis(jnp.diagonal(matrix.reshape(n, size, n, size), axis1=0, axis2=2), -1, 0)
+
+
+def _inverse_by_rows(triangles: Float[Array, "n p p"]) -> Float[Array, "n p p"]:
+    """By substitution, a row of all of them at a time."""
+    p = triangles.shape[-1]
+    identity = jnp.eye(p, dtype=triangles.dtype)
+    pivots = 1 / jnp.diagonal(triangles, axis1=1, axis2=2)
+    strict = jnp.tril(triangles, -1)
+
+    def add_row(i: Int[Array, ""], inverse: Float[Array, "n p p"]) -> Float[Array, "n p p"]:
+        row = jax.lax.dynamic_slice_in_dim(strict, i, 1, axis=1)
+        unit = jax.lax.dynamic_slice_in_dim(identity, i, 1)
+        pivot = jax.lax.dynamic_slice_in_dim(pivots, i, 1, axis=1)
+        new = pivot[:, :, None] * (unit[None] - row @ inverse)
+        return jax.lax.dynamic_update_slice_in_dim(inverse, new, i, axis=1)
+
+    return jax.lax.fori_loop(0, p, add_row, jnp.zeros_like(triangles))
 
 
 @_one_by_one

@@ -12,7 +12,7 @@ from typing import Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
@@ -28,8 +28,6 @@ _GRAM_ROWS_PER_FEATURE = 4
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
-#: Columns of a factor up to which it is inverted row by row, and rows at once beyond.
-_FEW_COLUMNS, _ROWS_AT_ONCE = 256, 64
 #: Least curvature of a class beside that of the mean class.
 LEAST_CURVATURE = 1e-3
 #: Least curvature along the level of the classes, beside that of the loss elsewhere.
@@ -194,32 +192,4 @@ def _inverse_factors(
     unseen = jnp.where(jax.vmap(diagonal_of)(grams) <= rounding, total, 0)
     diagonals = jax.vmap(jnp.diag)(penalty + jitter + unseen)
     factors = jax.vmap(cholesky)(grams + diagonals)
-    return jax.lax.platform_dependent(
-        factors, cpu=_inverse_by_rows, default=jax.vmap(inverse_lower)
-    )
-
-
-def _inverse_by_rows(factors: Float[Array, "blocks p1 p1"]) -> Float[Array, "blocks p1 p1"]:
-    """By substitution, of large factors some rows at once: LAPACK's triangular solve starts
-    threads, and for a while those wait for more work on the cores that the passes over the data
-    need."""
-    blocks, p1, _ = factors.shape
-    size = 1 if p1 <= _FEW_COLUMNS else _ROWS_AT_ONCE
-    n = -(-p1 // size)
-    identity = jnp.eye(n * size, dtype=factors.dtype)
-    if n * size > p1:
-        factors = jnp.broadcast_to(identity, (blocks, *identity.shape)).at[:, :p1, :p1].set(factors)
-    tiles = factors.reshape(blocks, n, size, n, size)
-    own = jnp.moveaxis(jnp.diagonal(tiles, axis1=1, axis2=3), -1, 1)
-    own = 1 / own if size == 1 else _inverse_by_rows(own.reshape(-1, size, size)).reshape(own.shape)
-    columns = jnp.arange(n * size, dtype=jnp.int32)
-
-    def add_rows(i: Int[Array, ""], inverse: Float[Array, "blocks P P"]):
-        rows = jax.lax.dynamic_slice_in_dim(factors, i * size, size, axis=1)
-        unit = jax.lax.dynamic_slice_in_dim(identity, i * size, size)[None]
-        rest = unit - jnp.where(columns < i * size, rows, 0) @ inverse
-        tile = jax.lax.dynamic_index_in_dim(own, i, axis=1, keepdims=False)
-        new = tile * rest if size == 1 else tile @ rest
-        return jax.lax.dynamic_update_slice_in_dim(inverse, new, i * size, axis=1)
-
-    return jax.lax.fori_loop(0, n, add_rows, jnp.zeros_like(factors))[:, :p1, :p1]
+    return jax.vmap(inverse_lower)(factors)
