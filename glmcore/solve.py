@@ -60,8 +60,8 @@ def default_solver(
     ElasticNet and GroupLasso with at most 256 parameters, and for the first two where many rows
     meet at most 512 (rows times parameters at least 2^23).  For a ``path`` of strengths
     ProximalNewton, but ProximalGradient for GroupLasso with more than 1024 parameters.  For a
-    state the one of its ``algorithm``, if that is one of these.  Rows count up to the next power
-    of two, at least 256.
+    state the one of its ``algorithm``, if that is one of these.  Rows count as those of a small
+    matrix are padded (:func:`pad_rows`).
 
     Examples
     --------

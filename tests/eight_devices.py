@@ -15,7 +15,7 @@ from glmcore.rows import row_sums
 from glmcore.solvers.base import with_default_tol
 from glmcore_sklearn import ClassifierGLM
 
-N, P, K = 10_001, 6, 3
+N, P, K = 15_001, 6, 3
 #: Rows that the eight shards have together: 2048 each, also of data that were spread by hand.
 PADDED, BY_HAND = 8 * 2048, 8 * 1999
 CASES = {

@@ -43,6 +43,8 @@ def test_a_bucket_holds_the_rows_and_adds_little(n_rows, row_bytes):
     assert bucket(rows, row_bytes) == rows
     if rows * row_bytes > 16 * 2**20 and rows > 256:
         assert rows <= 1.125 * n_rows
+    elif rows > 1024:
+        assert rows <= 1.25 * n_rows
     else:
         assert rows <= max(256, 2 * n_rows)
 
