@@ -114,8 +114,8 @@ def solver_class(
     path: bool = False,
 ) -> type:
     """The class that a ``solver_name`` or an optax transformation stands for; None is the default
-    for the penalty and a fit of a ``size`` (parameters and, for sparse penalties, rows), for a
-    ``path`` of such fits, or the ``algorithm`` of a state."""
+    for the penalty and a fit of a ``size`` (parameters and rows), for a ``path`` of such fits, or the
+    ``algorithm`` of a state."""
     if solver_name is None:
         return type(glmcore.default_solver(penalty, *(size or ()), algorithm=algorithm, path=path))
     if glmcore.Optax.takes(solver_name):
