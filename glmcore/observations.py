@@ -152,6 +152,8 @@ class Categorical(AbstractObservations):
         # and a difference to one would round it away.
         is_label = self._is_label(y, axis=0)
         top = _over_classes(jnp.maximum, eta, spread=True)
+        # Stored and read again for `behind`: a kernel that read `top` there would be made to write
+        # over it, and XLA's older emitters do not vectorise what writes over its input.
         shifted = eta - top[None]
         exp = jnp.exp(shifted)
 
