@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.solvers.line_search import highest_accepted
+from glmcore.solvers.preconditioner import is_renewed
 
 _MEMORY = 8
 _SLOPE_LEFT = 0.9
@@ -77,10 +78,6 @@ class Refresh(NamedTuple):
     anew: Callable[[Points], Any]
     first: int
 
-    def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
-        ratio = count // self.first
-        return (ratio > 0) & (ratio & (ratio - 1) == 0) & (count == self.first * ratio)
-
 
 def descend(
     evaluate: Callable[[Points], tuple[PerLane, Points]],
@@ -115,7 +112,7 @@ def descend(
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
         moved = _remember(at, move, trial, gradient, accepted)
         if refresh is not None:
-            due = refresh.is_due(at.count + 1)
+            due = is_renewed(at.count + 1, refresh.first, growth=2)
             moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(moved.points)), lambda: moved)
         direction = _where(accepted, _direction(moved), at.direction)
         slope_there = _dot(moved.gradient, direction)

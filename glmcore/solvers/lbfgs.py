@@ -13,7 +13,7 @@ from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_count, as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
-from glmcore.solvers.preconditioner import Preconditioner, affords_classes
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes, is_renewed
 
 #: After so many steps, and again whenever their number has grown so many times, the
 #: preconditioner is made anew where the fit has got to: early if it has a block a class, since
@@ -158,6 +158,6 @@ class LBFGS(AbstractDescent):
             return state, cache.direction
 
         first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
-        due = jnp.any(n_iter == first * _REFRESH_GROWTH ** jnp.arange(10, dtype=jnp.int32))
+        due = is_renewed(n_iter, first, _REFRESH_GROWTH)
         state, direction = jax.lax.cond(due, anew, as_it_is)
         return state, cache.along(direction)

@@ -12,7 +12,7 @@ from typing import Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
@@ -135,6 +135,13 @@ def level_curvature(
     own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
     level = jnp.where(((differ <= loss) | shared)[:, None], level[None, :], 0)
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+
+
+def is_renewed(n_iter: Int[Array, ""], first: int, growth: int) -> Bool[Array, ""]:
+    """Whether a model of the Hessian is made anew after ``n_iter`` steps: after ``first``, and each
+    time after ``growth`` times as many."""
+    due = [n for n in (first * growth**k for k in range(31)) if n < 2**31]
+    return jnp.any(n_iter == jnp.asarray(due, jnp.int32))
 
 
 def gram_rows(p: int) -> int:
