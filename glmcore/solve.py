@@ -30,7 +30,7 @@ from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
 from glmcore.sharding import on_automatic_mesh, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
-from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.solvers.base import AbstractSolver, as_count, check_solver, with_default_tol
 from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
 from glmcore.tree import is_concrete
@@ -78,7 +78,7 @@ def default_solver(
     usual, by_hessian = (LBFGS, Newton) if penalty.smooth else (ProximalGradient, ProximalNewton)
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
     # Fits whose rows are padded to the same number have the same solver, and so one program.
-    n_rows = None if n_rows is None else bucket(n_rows, row_bytes=0)
+    n_rows = None if n_rows is None else bucket(as_count(n_rows, "n_rows"), row_bytes=0)
     if algorithm in (usual.__name__, by_hessian.__name__):
         pays = algorithm == by_hessian.__name__
     elif n_params is None:

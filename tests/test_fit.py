@@ -796,21 +796,28 @@ def test_results_are_plain_pytrees():
 
 
 @pytest.mark.parametrize(
-    "n_params, n_rows, expected",
+    "penalty, n_params, n_rows, expected",
     [
-        (128, None, "Newton"),
-        (129, None, "LBFGS"),
-        (123, 128, "LBFGS"),  # 256 rows with the padding: 256 * 123^2 > 2^21
-        (90, 256, "Newton"),
-        (90, 257, "LBFGS"),
-        (33, 5_000, "LBFGS"),
-        (63, 50_000, "LBFGS"),
-        (63, 100_000, "Newton"),  # 8192 * 63 < 5 * 2^17
+        (glmcore.Ridge, 128, None, "Newton"),
+        (glmcore.Ridge, 129, None, "LBFGS"),
+        (glmcore.Ridge, 123, 128, "LBFGS"),  # 256 rows with the padding: 256 * 123^2 > 2^21
+        (glmcore.Ridge, 90, 256, "Newton"),
+        (glmcore.Ridge, 90, 257, "LBFGS"),
+        (glmcore.Ridge, 33, 5_000, "LBFGS"),
+        (glmcore.Ridge, 63, 50_000, "LBFGS"),
+        (glmcore.Ridge, 63, 100_000, "Newton"),  # 114 688 with the padding: 8192 * 63 < 5 * 114 688
+        (glmcore.Lasso, 505, 2**14, "ProximalGradient"),
+        (glmcore.Lasso, 505, 2**14 + 1, "ProximalNewton"),  # 20 480 * 505 > 2^23
     ],
 )
-def test_newton_is_the_default_where_its_hessian_is_cheap(n_params, n_rows, expected):
-    solver = glmcore.default_solver(glmcore.Ridge(), n_params, n_rows)
+def test_the_default_solver_goes_by_the_size(penalty, n_params, n_rows, expected):
+    solver = glmcore.default_solver(penalty(), n_params, n_rows)
     assert type(solver).__name__ == expected
+
+
+def test_a_size_has_rows():
+    with pytest.raises(ValueError, match="n_rows must be a positive whole number, found 0"):
+        glmcore.default_solver(glmcore.Ridge(), 15, 0)
 
 
 @mostly_float32
@@ -832,6 +839,9 @@ def test_a_sparse_fit_of_many_rows_goes_by_its_working_set(monkeypatch, precisio
     np.testing.assert_allclose(many.objective, few.objective, rtol=GAP[precision])
     by_group = glmcore.fit(model(glmcore.GroupLasso(0.02)), X, y)
     assert by_group.state.algorithm == "ProximalGradient"
+    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 256 * 15 + 1)
+    assert glmcore.fit(lasso(), X, y).state.algorithm == "ProximalGradient"
+    monkeypatch.setattr(solve, "_WORKING_SET_NUMBERS", 256 * 15)
     # A state goes on with the solver that it is from.
     params, state = glmcore.update(lasso(), many.params, many.state, X, y)
     assert state.algorithm == "ProximalNewton" and int(state.n_iter) == int(many.state.n_iter) + 1
