@@ -4,7 +4,6 @@ What differs between the fits has a leading axis of lanes, what they share has n
 that they share are multiplied by the coefficients of all lanes in one product.
 """
 
-from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
@@ -29,10 +28,10 @@ from glmcore.solvers.preconditioner import LEAST_CURVATURE, gram_rows, level_cur
 #: lanes from which it pays.
 _DENSE_PARAMS = 1024
 _DENSE_LANES = 8
-#: Steps after which the models of the Hessians are made anew, and again after twice as many: of
-#: lanes that begin far from their end, and of those that do not, or for which it costs more.
-_FIRST_REFRESH = 4
-_LATE_REFRESH = 16
+#: Steps after which the models of the Hessians are first made anew: of lanes that share theirs,
+#: and of those that do not, for which it costs as much as many steps.
+_FIRST_REFRESH = 5
+_FIRST_OWN_REFRESH = 9
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
 
@@ -84,12 +83,8 @@ class Design(eqx.Module):
     def gram(self, weight: Float[Array, "*L B n"]) -> Float[Array, "*L B p1 p1"]:
         """Gram matrices of rows so weighted, from every so-manieth of many rows."""
         stride = -(-weight.shape[-1] // gram_rows(self.rows.shape[-1]))
-        rows, weight = self.rows[..., ::stride, :], weight[..., ::stride]
-
-        def one(weight: Float[Array, "*L n"]) -> Float[Array, "*L p1 p1"]:
-            return jnp.einsum("...np,...nq->...pq", weight[..., None] * rows, rows)
-
-        return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(weight, -2, 0)), 0, -3)
+        weighted = weight[..., None, ::stride] * self.columns[..., None, :, ::stride]
+        return jnp.einsum("...bpn,...nq->...bpq", weighted, self.rows[..., ::stride, :])
 
 
 class Blocks(eqx.Module):
@@ -150,24 +145,38 @@ class Lanes(eqx.Module):
         return each(self.lane, self.design.rows, *args)
 
     @property
+    def alike(self) -> bool:
+        """Whether all share the features and the model, and with them that of their Hessians."""
+        return self.design.axis is None and not any(jax.tree.leaves(self.axes.model))
+
+    @property
     def stretch(self) -> Points:
         """Factor from inner coordinates to columns of the design."""
         return self.each(lambda _, problem: _point(problem.stretch, 1))
 
-    def loss(self, points: Points) -> tuple[PerLane, Points]:
-        """The loss and its gradient."""
-        eta = self.design.forward(points * self.stretch)
+    def predictor(self, points: Points) -> Float[Array, "L K n"]:
+        return self.design.forward(points * self.stretch)
+
+    def null_predictor(self) -> Float[Array, "L K n"]:
+        """The linear predictor of :meth:`null`, without a product."""
+        return self.each(lambda _, problem: problem.null_predictor())
+
+    def loss(self, eta: Float[Array, "L K n"]) -> tuple[PerLane, Points]:
+        """The loss and its gradient in the points."""
         loss, residual = self.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
         return loss, self.design.back(residual) * self.stretch
 
     def objective(self, points: Points) -> tuple[PerLane, Points]:
         """The objective and its gradient."""
+        return self.penalised(points, *self.loss(self.predictor(points)))
+
+    def penalised(self, points: Points, loss: PerLane, gradient: Points) -> tuple[PerLane, Points]:
+        """The objective and its gradient where ``loss`` and its ``gradient`` are known."""
 
         def penalty(_, problem: Problem, point):
             value, slope = jax.value_and_grad(problem.penalty_value)(_params(point).coef)
             return value, _point(slope, 0)
 
-        loss, gradient = self.loss(points)
         value, slope = self.each(penalty, points)
         return loss + value, gradient + slope
 
@@ -193,29 +202,24 @@ class Lanes(eqx.Module):
     def null(self) -> Points:
         return self.each(lambda _, problem: _point(*problem.null_params()))
 
-    def null_gradient(self) -> Points:
-        """The gradient of the loss at :meth:`null`: a product back, none forward."""
-
-        def residual(_, problem: Problem):
-            return problem.loss_and_residual(problem.null_predictor())[1]
-
-        return self.design.back(self.each(residual)) * self.stretch
-
     def models(self, start: Points, is_null: bool) -> tuple["Blocks", Refresh]:
         """The models of the Hessians at ``start``, and when they are made anew."""
         own = self.design.axis is not None
-        first = _FIRST_REFRESH if is_null and not own else _LATE_REFRESH
-        anew = partial(self.blocks, shared=False)
-        return self.blocks(start, shared=own and is_null), Refresh(anew, first)
+        first = _FIRST_REFRESH if self.alike else _FIRST_OWN_REFRESH
+        eta = self.null_predictor() if is_null else self.predictor(start)
 
-    def blocks(self, points: Points, shared: bool) -> "Blocks":
-        """The model of the Hessians at ``points``, with a block a class or one that all share.
+        def anew(points: Points) -> "Blocks":
+            return self.blocks(self.predictor(points), shared=False)
+
+        return self.blocks(eta, shared=own and is_null), Refresh(anew, first)
+
+    def blocks(self, eta: Float[Array, "L K n"], shared: bool) -> "Blocks":
+        """The model of the Hessians at ``eta``, with a block a class or one that all share.
 
         Lanes that share the features share the mean of their Gram matrices, each with its own
         penalty and total curvature; lanes of one model share the blocks themselves.
         """
         K = self.lane.present.shape[-1]
-        eta = self.design.forward(points * self.stretch)
 
         def bends(_, problem: Problem, eta):
             bend = jnp.maximum(problem.class_curvature(eta, problem.y), 0)
@@ -237,7 +241,7 @@ class Lanes(eqx.Module):
         if self.design.axis is None:
             finite = jnp.all(jnp.isfinite(weight), axis=(1, 2))
             weight = _mean_lane(weight, finite)
-            if not any(jax.tree.leaves(self.axes.model)):
+            if self.alike:
                 loss = _mean_lane(loss, finite)
                 stretch, penalty = stretch[0], penalty[0]
         gram = self.design.gram(weight) / jnp.sum(weight, axis=-1)[..., None, None]
@@ -255,9 +259,12 @@ class Lanes(eqx.Module):
             mask = self.each(lambda _, problem: _point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
         return Blocks(inverse, level, along, mask)
 
-    def minimise(self, start: Points, model: Any, refresh: Optional[Refresh]) -> tuple[Lockstep, "Found"]:
+    def minimise(
+        self, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh]
+    ) -> tuple[Lockstep, "Found"]:
         """All lanes at their minimum, but for those that have trouble on the way."""
-        null = self.residual(self.null_gradient())
+        at_null = self.loss(self.null_predictor())
+        null = self.residual(at_null[1])
         yard = self.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
 
         def arrived(objective, gradient, gap):
@@ -266,7 +273,8 @@ class Lanes(eqx.Module):
 
             return self.each(one, Found(objective, self.residual(gradient), gap, yard))
 
-        end = descend(self.objective, model, refresh, arrived, start)
+        at_start = self.penalised(start, *at_null) if is_null else None
+        end = descend(self.objective, model, refresh, arrived, start, at_start)
         return end, Found(end.objective, self.residual(end.gradient), -end.slope / 2, yard)
 
     @property
@@ -337,7 +345,7 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
     """With the minimum at the mean of all lanes' weights: theirs is close by."""
     flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
     lanes, _ = _lanes(args, flags, 1, common)
-    end, _ = lanes.minimise(lanes.null(), *lanes.models(lanes.null(), True))
+    end, _ = lanes.minimise(lanes.null(), True, *lanes.models(lanes.null(), True))
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
@@ -351,15 +359,15 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     """Results of ``size`` lanes, and which of them are good: the others have trouble of some
     kind and are for the single fit to judge."""
     lanes, measured = _lanes(args, batched, size, common)
-    start = lanes.start()
+    start, is_null = lanes.start(), args.init_params is None
     if common is not None and common.inverse is not None:
         present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
-        if args.init_params is None:
-            start = jnp.where(present[:, :, None] > 0, common.start[None], start)
+        if is_null:
+            start, is_null = jnp.where(present[:, :, None] > 0, common.start[None], start), False
         models = Whole(common.inverse, present), None
     else:
-        models = lanes.models(start, args.init_params is None)
-    end, found = lanes.minimise(start, *models)
+        models = lanes.models(start, is_null)
+    end, found = lanes.minimise(start, is_null, *models)
     result = lanes.results(end, found)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     good = end.arrived & result.converged & measured & in_time

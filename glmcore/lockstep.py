@@ -64,6 +64,10 @@ class Lockstep(eqx.Module):
         return ~self.arrived & (self.refusals < _REFUSALS)
 
     @property
+    def mostly_under_way(self) -> Bool[Array, ""]:
+        return 2 * jnp.sum(self.under_way) >= self.arrived.size
+
+    @property
     def worth_a_step(self) -> Bool[Array, ""]:
         """Whether to go on, or to leave the lanes that are under way to somebody else."""
         number = jnp.sum(self.under_way)
@@ -72,8 +76,8 @@ class Lockstep(eqx.Module):
 
 
 class Refresh(NamedTuple):
-    """How the model of the Hessians is made ``anew`` from the points where the lanes are: after
-    ``first`` steps, and each time after twice as many."""
+    """How the model of the Hessians is made ``anew`` from the points where the lanes are: if most
+    of them are under way after ``first`` steps, or whenever else :func:`is_renewed` says so."""
 
     anew: Callable[[Points], Any]
     first: int
@@ -85,6 +89,7 @@ def descend(
     refresh: Optional[Refresh],
     arrived: Callable[[PerLane, Points, PerLane], Bool[Array, " L"]],
     start: Points,
+    at_start: Optional[tuple[PerLane, Points]],
 ) -> Lockstep:
     """Steps until every lane has arrived, has failed, or is left behind.
 
@@ -101,18 +106,25 @@ def descend(
         its objective to the minimum.
     start : array of shape (L, K, p1)
         Where each lane starts.
+    at_start : tuple of arrays, optional
+        What ``evaluate`` finds at ``start``, if that is known.
     """
+
+    def look(at: Lockstep, trial: Points) -> tuple[PerLane, Points]:
+        if at_start is None:
+            return evaluate(trial)
+        return jax.lax.cond(at.count < 0, lambda: at_start, lambda: evaluate(trial))
 
     def step(at: Lockstep) -> Lockstep:
         move = _along(at.alpha, at.direction)
         trial = at.points + move
-        objective, gradient = evaluate(trial)
+        objective, gradient = look(at, trial)
         slope = _dot(gradient, at.direction)
         decreased = objective <= highest_accepted(at.objective, at.alpha * at.slope)
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
         moved = _remember(at, move, trial, gradient, accepted)
         if refresh is not None:
-            due = is_renewed(at.count + 1, refresh.first, growth=2)
+            due = is_renewed(at.count + 1, refresh.first) & at.mostly_under_way
             moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(moved.points)), lambda: moved)
         direction = _where(accepted, _direction(moved), at.direction)
         slope_there = _dot(moved.gradient, direction)

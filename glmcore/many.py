@@ -25,7 +25,7 @@ from glmcore.results import FitResult
 #: Bytes of the arrays that a chunk of lanes works on: on a CPU, where those of lanes that have
 #: features of their own should stay in a core's cache, and elsewhere.
 _CHUNK_BYTES = {"cpu": 8 * 2**20}
-_OWN_CHUNK_BYTES = {"cpu": 2 * 2**20}
+_OWN_CHUNK_BYTES = {"cpu": 6 * 2**20}
 _LARGE_CHUNK_BYTES = 2**30
 #: Numbers in the features of a lane up to which lanes with features of their own go side by side.
 _LARGE_FEATURES = 2**20
@@ -166,10 +166,12 @@ class _Batch(NamedTuple):
     def _lanes_at_once(self, arrays: FitArgs) -> int:
         rows, *_ = jax.tree.leaves(arrays.weight)
         n, itemsize = rows.shape[-1], rows.dtype.itemsize
-        numbers, chunk = 4 * n * self.static.model.observations.n_outputs, _CHUNK_BYTES
+        n_outputs = self.static.model.observations.n_outputs
+        numbers, chunk = 4 * n * n_outputs, _CHUNK_BYTES
         if any(jax.tree.leaves(self.batched.X)):
-            numbers += 2 * sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
-            chunk = _OWN_CHUNK_BYTES
+            # By rows, by columns, and weighted for each class.
+            features = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
+            numbers, chunk = numbers + (2 + n_outputs) * features, _OWN_CHUNK_BYTES
         budget = chunk.get(jax.default_backend(), _LARGE_CHUNK_BYTES)
         return max(1, min(self.size, budget // (numbers * itemsize)))
 

@@ -15,12 +15,10 @@ from glmcore.solvers.base import as_count, as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner, affords_classes, is_renewed
 
-#: After so many steps, and again whenever their number has grown so many times, the
-#: preconditioner is made anew where the fit has got to: early if it has a block a class, since
-#: then few steps are left; seldom, since with 65 columns it costs as much as ten steps.
+#: After so many steps the preconditioner is made anew where the fit has got to: early if it has a
+#: block a class, since then few steps are left.
 _FIRST_REFRESH = 5
 _FIRST_SHARED_REFRESH = 25
-_REFRESH_GROWTH = 5
 
 
 class Pairs(AbstractMemory):
@@ -158,6 +156,6 @@ class LBFGS(AbstractDescent):
             return state, cache.direction
 
         first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
-        due = is_renewed(n_iter, first, _REFRESH_GROWTH)
+        due = is_renewed(n_iter, first)
         state, direction = jax.lax.cond(due, anew, as_it_is)
         return state, cache.along(direction)

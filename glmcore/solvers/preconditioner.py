@@ -25,6 +25,9 @@ from glmcore.solvers.sample import Sample
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 4
+#: A model of the Hessian is made anew whenever the number of steps has grown so many times:
+#: seldom, since with 65 columns it costs as much as ten steps.
+_REFRESH_GROWTH = 5
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
@@ -137,10 +140,10 @@ def level_curvature(
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
 
 
-def is_renewed(n_iter: Int[Array, ""], first: int, growth: int) -> Bool[Array, ""]:
+def is_renewed(n_iter: Int[Array, ""], first: int) -> Bool[Array, ""]:
     """Whether a model of the Hessian is made anew after ``n_iter`` steps: after ``first``, and each
-    time after ``growth`` times as many."""
-    due = [n for n in (first * growth**k for k in range(31)) if n < 2**31]
+    time after so many times as many that what it costs is soon forgotten."""
+    due = [n for n in (first * _REFRESH_GROWTH**k for k in range(31)) if n < 2**31]
     return jnp.any(n_iter == jnp.asarray(due, jnp.int32))
 
 
