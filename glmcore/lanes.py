@@ -28,10 +28,10 @@ from glmcore.solvers.preconditioner import LEAST_CURVATURE, gram_rows, level_cur
 #: lanes from which it pays.
 _DENSE_PARAMS = 1024
 _DENSE_LANES = 8
-#: Steps after which the models of the Hessians are first made anew: of lanes that share theirs,
-#: and of those that do not, for which it costs as much as many steps.
+#: Steps after which the models of the Hessians are first made anew: of lanes that share theirs and
+#: begin far from their end, and of those that do not, or for which it costs as much as many steps.
 _FIRST_REFRESH = 5
-_FIRST_OWN_REFRESH = 9
+_LATE_REFRESH = 9
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
 
@@ -205,7 +205,7 @@ class Lanes(eqx.Module):
     def models(self, start: Points, is_null: bool) -> tuple["Blocks", Refresh]:
         """The models of the Hessians at ``start``, and when they are made anew."""
         own = self.design.axis is not None
-        first = _FIRST_REFRESH if self.alike else _FIRST_OWN_REFRESH
+        first = _FIRST_REFRESH if is_null and self.alike else _LATE_REFRESH
         eta = self.null_predictor() if is_null else self.predictor(start)
 
         def anew(points: Points) -> "Blocks":
