@@ -262,7 +262,8 @@ class Lanes(eqx.Module):
     def minimise(
         self, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh]
     ) -> tuple[Lockstep, "Found"]:
-        """All lanes at their minimum, but for those that have trouble on the way."""
+        """All lanes at their minimum, but for those that have trouble on the way; ``is_null`` says
+        that ``start`` is :meth:`null`, where the objective is known."""
         at_null = self.loss(self.null_predictor())
         null = self.residual(at_null[1])
         yard = self.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
@@ -345,7 +346,8 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
     """With the minimum at the mean of all lanes' weights: theirs is close by."""
     flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
     lanes, _ = _lanes(args, flags, 1, common)
-    end, _ = lanes.minimise(lanes.null(), True, *lanes.models(lanes.null(), True))
+    null = lanes.null()
+    end, _ = lanes.minimise(null, True, *lanes.models(null, True))
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
@@ -359,11 +361,12 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     """Results of ``size`` lanes, and which of them are good: the others have trouble of some
     kind and are for the single fit to judge."""
     lanes, measured = _lanes(args, batched, size, common)
-    start, is_null = lanes.start(), args.init_params is None
-    if common is not None and common.inverse is not None:
+    start, is_near = lanes.start(), common is not None and common.inverse is not None
+    is_null = args.init_params is None and not is_near
+    if is_near:
         present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
-        if is_null:
-            start, is_null = jnp.where(present[:, :, None] > 0, common.start[None], start), False
+        if args.init_params is None:
+            start = jnp.where(present[:, :, None] > 0, common.start[None], start)
         models = Whole(common.inverse, present), None
     else:
         models = lanes.models(start, is_null)

@@ -76,8 +76,8 @@ class Lockstep(eqx.Module):
 
 
 class Refresh(NamedTuple):
-    """How the model of the Hessians is made ``anew`` from the points where the lanes are: if most
-    of them are under way after ``first`` steps, or whenever else :func:`is_renewed` says so."""
+    """How the model of the Hessians is made ``anew`` from the points where the lanes are, while
+    most of them are under way: after ``first`` steps, and then as :func:`is_renewed` says."""
 
     anew: Callable[[Points], Any]
     first: int

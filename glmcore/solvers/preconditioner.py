@@ -142,7 +142,7 @@ def level_curvature(
 
 def is_renewed(n_iter: Int[Array, ""], first: int) -> Bool[Array, ""]:
     """Whether a model of the Hessian is made anew after ``n_iter`` steps: after ``first``, and each
-    time after so many times as many that what it costs is soon forgotten."""
+    time after ``_REFRESH_GROWTH`` times as many."""
     due = [n for n in (first * _REFRESH_GROWTH**k for k in range(31)) if n < 2**31]
     return jnp.any(n_iter == jnp.asarray(due, jnp.int32))
 
