@@ -166,7 +166,7 @@ def _many(results) -> str:
 def _grids(results) -> str:
     """Searches for a strength."""
     rows = []
-    for name, found in results.get("grids", {}).items():
+    for name, found in sorted(results.get("grids", {}).items()):
         ours, theirs = found["glmcore"], found["scikit-learn"]
         cells = [f"{duration(theirs[key])} ({_two_digits(theirs[key] / ours[key])}×)" for key in ("cold", "seconds")]
         rows.append(
@@ -234,7 +234,7 @@ def _floor(results) -> str:
             f"{found['step_s'] / found['two_reads_s']:.1f}×",
             f"{found['bytes_per_s'] / 1e9:.0f} GB/s",
         ]
-        for name, found in results.get("steps", {}).items()
+        for name, found in sorted(results.get("steps", {}).items())
         if found["step_s"]
     ]
     if not rows:
