@@ -29,6 +29,8 @@ _OWN_CHUNK_BYTES = {"cpu": 6 * 2**20}
 _LARGE_CHUNK_BYTES = 2**30
 #: Numbers in the features of a lane up to which lanes with features of their own go side by side.
 _LARGE_FEATURES = 2**20
+#: Rows of a product that a CPU takes together.
+_VECTOR = 16
 
 
 class FitArgs(NamedTuple):
@@ -137,6 +139,7 @@ class _Batch(NamedTuple):
 
     def _in_chunks(self, arrays: FitArgs) -> tuple[FitResult, Bool[Array, " L"]]:
         """Results of all lanes and whether they are good."""
+        arrays = self._padded(arrays)
         common = prepare(self._whole(arrays), self.batched, self.size)
         most = self._lanes_at_once(arrays)
         n_chunks = -(-self.size // most)
@@ -162,6 +165,20 @@ class _Batch(NamedTuple):
         shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))
         empty = jax.tree.map(lambda s: jnp.zeros((self.size, *s.shape[1:]), s.dtype), shapes)
         return jax.lax.fori_loop(0, n_chunks, add, empty)
+
+    def _padded(self, arrays: FitArgs) -> FitArgs:
+        """With rows of weight 0 up to a whole number of vectors, where a product is of all lanes."""
+        if any(jax.tree.leaves(self.batched.X)):
+            return arrays
+
+        def pad(leaf: Array, has_lanes: bool) -> Array:
+            widths = [(0, 0)] * leaf.ndim
+            widths[has_lanes] = (0, -leaf.shape[has_lanes] % _VECTOR)
+            return jnp.pad(leaf, widths)
+
+        per_row = [(args.X, args.y, args.weight) for args in (arrays, self.batched)]
+        X, y, weight = jax.tree.map(pad, *per_row)
+        return arrays._replace(X=X, y=y, weight=weight)
 
     def _lanes_at_once(self, arrays: FitArgs) -> int:
         rows, *_ = jax.tree.leaves(arrays.weight)
