@@ -21,8 +21,14 @@ from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype, starting_params
 from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
+from glmcore.solvers.lbfgs import Pairs
 from glmcore.solvers.newton import dense_hessian
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, gram_rows, level_curvature
+from glmcore.solvers.preconditioner import (
+    LEAST_CURVATURE,
+    affords_classes,
+    gram_rows,
+    level_curvature,
+)
 
 #: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
 #: lanes from which it pays.
@@ -89,9 +95,11 @@ class Design(eqx.Module):
 
 class Blocks(eqx.Module):
     """The inverse of a model of the Hessian of each lane, see
-    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class."""
+    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class, of which
+    ``root`` is that of a Cholesky factor."""
 
     inverse: Float[Array, "*L K p1 p1"]
+    root: Float[Array, "*L K p1 p1"]
     level: Float[Array, "L K p1"]
     level_curvature: Float[Array, "L p1"]
     mask: Optional[Bool[Array, "L K p1"]]
@@ -106,9 +114,10 @@ class Blocks(eqx.Module):
 
 
 class Whole(eqx.Module):
-    """An inverse Hessian for all lanes."""
+    """An inverse Hessian for all lanes; ``root`` is that of a model of it."""
 
     inverse: Float[Array, "d d"]
+    root: Float[Array, "K p1 p1"]
     present: Float[Array, "L K"]
 
     def apply(self, gradient: Points) -> Points:
@@ -124,6 +133,7 @@ class Common(NamedTuple):
     coordinates: Coordinates
     start: Optional[Float[Array, "K p1"]] = None
     inverse: Optional[Float[Array, "d d"]] = None
+    root: Optional[Float[Array, "K p1 p1"]] = None
 
 
 class Lanes(eqx.Module):
@@ -252,12 +262,14 @@ class Lanes(eqx.Module):
         ridge = penalty[..., None] + loss * p1 * 10 * jnp.finfo(loss.dtype).eps
         eye = jnp.eye(p1, dtype=loss.dtype).reshape(*[1] * (loss.ndim - 2), p1, p1)
         bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
-        inverse = jax.vmap(_inverse)(bent.reshape(-1, p1, p1)).reshape(bent.shape)
-        inverse = jnp.broadcast_to(inverse, (*inverse.shape[:-3], K, p1, p1))
+        root = jax.vmap(_inverse_root)(bent.reshape(-1, p1, p1)).reshape(bent.shape)
+        inverse, root = (
+            jnp.broadcast_to(x, (*x.shape[:-3], K, p1, p1)) for x in (root.mT @ root, root)
+        )
         mask = None
         if self.lane.model.mask is not None:
             mask = self.each(lambda _, problem: _point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
-        return Blocks(inverse, level, along, mask)
+        return Blocks(inverse, root, level, along, mask)
 
     def minimise(
         self, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh]
@@ -296,9 +308,12 @@ class Lanes(eqx.Module):
         """What each lane's fit returns; only where all are ``free`` is the data's separability
         looked into, which costs all lanes as much as a step."""
 
-        def one(lane: Lane, problem: Problem, point, n_iter, found: Found):
+        def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
             params = _params(point)
             state = lane.solver.init(problem, params, problem.predictor(params))
+            if isinstance(state, Pairs) and affords_classes(problem):
+                # The Gram matrix of each lane may cost as much as the fit.
+                state = eqx.tree_at(lambda pairs: pairs.preconditioner.root, state, root)
             run = Run(params, state, found, n_iter)
             task = Task(problem, lane.solver, found.yardstick, self.free, looks_closer=False)
             result = conclude(task, run)
@@ -306,7 +321,8 @@ class Lanes(eqx.Module):
                 return result
             return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
 
-        return self.each(one, end.points, end.n_iter, found)
+        root = jnp.broadcast_to(end.model.root, (self.size, *end.model.root.shape[-3:]))
+        return self.each(one, end.points, end.n_iter, found, root)
 
 
 class Found(NamedTuple):
@@ -352,9 +368,11 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(_params(point)))
         jitter = jnp.diag(diagonal_of(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
-        return _inverse(hessian + jitter)
+        root = _inverse_root(hessian + jitter)
+        return root.T @ root
 
-    return common._replace(start=end.points[0], inverse=lanes.each(inverse, end.points)[0])
+    inverse = lanes.each(inverse, end.points)[0]
+    return common._replace(start=end.points[0], inverse=inverse, root=end.model.root)
 
 
 def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
@@ -367,7 +385,7 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
         present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
         if args.init_params is None:
             start = jnp.where(present[:, :, None] > 0, common.start[None], start)
-        models = Whole(common.inverse, present), None
+        models = Whole(common.inverse, common.root, present), None
     else:
         models = lanes.models(start, is_null)
     end, found = lanes.minimise(start, is_null, *models)
@@ -456,13 +474,12 @@ def _mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> F
     return jnp.tensordot(used / jnp.sum(used), kept, axes=1)
 
 
-def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """Inverse of a positive definite matrix, NaN if it is not."""
+def _inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Inverse of a Cholesky factor of a positive definite matrix, NaN if it is not."""
     length = jnp.sqrt(diagonal_of(matrix))
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
     factor = cholesky(matrix / (length[:, None] * length[None, :]))
-    root = inverse_lower(factor) / length[None, :]
-    return root.T @ root
+    return inverse_lower(factor) / length[None, :]
 
 
 def _point(coef: Float[Array, "p K"], intercept: Any) -> Float[Array, "K p1"]:

@@ -21,8 +21,8 @@ def lanes():
     return [small(seed=seed) for seed in (0, 5, 6)]
 
 
-def over(function):
-    return eqx.filter_jit(jax.vmap(function))
+def over(function, axes=0):
+    return eqx.filter_jit(jax.vmap(function, axes))
 
 
 def of_lane(batch, lane):
@@ -223,3 +223,27 @@ def test_update_over_lanes(x64):
             one, state = glmcore.update(glm, one, state, X[lane], y[lane])
         np.testing.assert_allclose(params.coef[lane], one.coef, atol=1e-10)
         np.testing.assert_allclose(objective[lane], state.objective, rtol=1e-10)
+
+
+@pytest.mark.parametrize("axes", [slow((0, 0, 0)), (None, 0, 0), slow((None, None, 0))], ids=str)
+def test_updates_go_on_from_the_states_of_lanes(axes, x64):
+    """Where features, labels and weights, or fewer of them, differ between 8 lanes."""
+    glm, solver = model(glmcore.Ridge(0.05)), glmcore.LBFGS()
+    X, y = map(np.stack, zip(*(small(seed=seed) for seed in range(8))))
+    weight = np.random.default_rng(0).integers(0, 3, (8, 60)).astype(float)
+    data = [jnp.asarray(a if axis == 0 else a[0]) for a, axis in zip((X, y, weight), axes)]
+    *rows, weight = data
+
+    def fit(X, y, weight):
+        return glmcore.fit(glm, X, y, solver=solver, sample_weight=weight)
+
+    def update(params, state, X, y, weight):
+        return glmcore.update(glm, params, state, X, y, solver=solver, sample_weight=weight)
+
+    fit, update = over(fit, axes), over(update, (0, 0, *axes))
+    first, whole = fit(*rows, jnp.where(jnp.arange(60) < 40, weight, 0)), fit(*data)
+    params, state = first.params, first.state
+    for _ in range(25):
+        params, state = update(params, state, *data)
+    assert not np.any(np.isclose(first.objective, whole.objective, rtol=1e-3))
+    np.testing.assert_allclose(state.objective, whole.objective, rtol=1e-9)
