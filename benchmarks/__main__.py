@@ -60,7 +60,9 @@ def arguments(names):
         "of many models) and no patience; nothing but a trial folder is written",
     )
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each (default: 5)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.all_anew = options.only == choices
+    return options
 
 
 def measure(name, table, options):
@@ -93,7 +95,7 @@ def main():
     table = {problem.name: problem for problem in problems(options.quick)}
     trial = options.quick or options.tools != TOOLS
     folder = Path(tempfile.mkdtemp(prefix="benchmarks")) if trial else FOLDER
-    found = results.load(folder / "results.json")
+    found = results.load(folder / "results.json", options.all_anew)
     budget = QUICK_BUDGET if options.quick else BUDGET
     peers = [peer for peer in PEERS if peer.name in options.tools]
     for name in options.only:

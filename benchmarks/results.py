@@ -32,16 +32,22 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def load(path: Path) -> dict:
-    """What ``path`` holds, if it was measured on this machine with these versions; else nothing,
-    since figures from elsewhere must not stand beside ours.  A tool that was missing may be there
-    now."""
+def load(path: Path, all_anew: bool) -> dict:
+    """What ``path`` holds, if it was measured on this machine with these versions: figures from
+    elsewhere must not stand beside ours, and make way only where all are measured anew.  A tool
+    that was missing may be there now."""
     here = machine()
-    if path.exists():
-        found = json.loads(path.read_text())
-        if _comparable(found["machine"], here):
-            return found | {"machine": here}
-        print(f"{path} is of another machine or other versions: it starts anew")
+    if not path.exists():
+        return {"machine": here, "problems": {}}
+    found = json.loads(path.read_text())
+    others = _differences(found["machine"], here)
+    if not others:
+        return found | {"machine": here}
+    if not all_anew:
+        raise SystemExit(
+            f"{path} was measured with {', '.join(others)}. Leave --only out to measure all anew, "
+            "or remove the file."
+        )
     return {"machine": here, "problems": {}}
 
 
@@ -50,9 +56,14 @@ def with_gpu(found: dict, path: Path) -> dict:
     return found | {"gpu": json.loads(path.read_text())} if path.exists() else found
 
 
-def _comparable(before: dict, here: dict) -> bool:
-    versions = {tool: said for tool, said in before["versions"].items() if said[:1].isdigit()}
-    return before | {"versions": {}} == here | {"versions": {}} and versions.items() <= here["versions"].items()
+def _differences(before: dict, here: dict) -> list[str]:
+    then, now = ({**told, **told["versions"]} for told in (before, here))
+    missing = [tool for tool, said in before["versions"].items() if not said[:1].isdigit()]
+    return [
+        f"{name} {told} (here {now.get(name)})"
+        for name, told in then.items()
+        if name not in ("versions", *missing) and told != now.get(name)
+    ]
 
 
 def save(path: Path, results: dict):

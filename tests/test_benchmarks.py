@@ -1,5 +1,6 @@
 """What the benchmarks rely on: the objective that judges all tools, and honesty about missing ones."""
 
+import json
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
-from benchmarks import report
+from benchmarks import report, results
 from benchmarks.memory import ROOT
 from benchmarks.objective import objective, relative_gap
 from benchmarks.peers.base import Fit, Peer, Rung, half_decades, installed
@@ -107,6 +108,23 @@ def test_the_report_goes_between_the_markers(tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "old" not in text and "abacus, 1 cores" in text
+
+
+def test_figures_from_elsewhere_are_refused_and_kept(tmp_path):
+    path, here = tmp_path / "results.json", results.machine()
+    for all_anew in (False, True):
+        assert results.load(path, all_anew) == {"machine": here, "problems": {}}
+    versions = here["versions"] | {"adelie": "is not installed", "numpy": "1.0"}
+    there = {"machine": here | {"cpu": "abacus", "versions": versions}, "problems": {"iris": 1}}
+    results.save(path, there)
+    with pytest.raises(SystemExit) as refused:
+        results.load(path, all_anew=False)
+    assert f"with cpu abacus (here {here['cpu']}), numpy 1.0 (here" in str(refused.value)
+    assert "adelie" not in str(refused.value) and json.loads(path.read_text()) == there
+    assert not results.load(path, all_anew=True)["problems"]
+    versions["numpy"], there["machine"]["cpu"] = here["versions"]["numpy"], here["cpu"]
+    results.save(path, there)
+    assert results.load(path, all_anew=False) == {"machine": here, "problems": {"iris": 1}}
 
 
 def test_figures_of_streams_files_and_processes_are_told():
