@@ -16,7 +16,7 @@ from glmcore.solvers.quadratic import Quadratic, minimise
 from glmcore.tree import tree_dot, tree_sub, tree_where
 
 #: Sizes of a working set; with more entries that are not zero the Hessian is not formed.
-_CAPACITIES = (64, 256, 512, 2048)
+_CAPACITIES = (128, 256, 512, 2048)
 #: A Hessian serves again while a step leaves less than this of the optimality residual.
 _CONTRACTION = 0.3
 #: Steps between looks at the level of the classes.
