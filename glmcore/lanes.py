@@ -21,7 +21,7 @@ from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype, starting_params
 from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
-from glmcore.solvers.lbfgs import Pairs
+from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
 from glmcore.solvers.preconditioner import (
     LEAST_CURVATURE,
@@ -311,9 +311,9 @@ class Lanes(eqx.Module):
         def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
             params = _params(point)
             state = lane.solver.init(problem, params, problem.predictor(params))
-            if isinstance(state, Pairs) and affords_classes(problem):
-                # The Gram matrix of each lane may cost as much as the fit.
-                state = eqx.tree_at(lambda pairs: pairs.preconditioner.root, state, root)
+            if isinstance(state, PreconditionedPairs) and affords_classes(problem):
+                # A Gram matrix for each lane may cost as much as the fits.
+                state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)
             run = Run(params, state, found, n_iter)
             task = Task(problem, lane.solver, found.yardstick, self.free, looks_closer=False)
             result = conclude(task, run)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.solvers.line_search import highest_accepted
+from glmcore.solvers.pairs import Pairs
 from glmcore.solvers.preconditioner import is_renewed
 
 _MEMORY = 8
@@ -32,12 +33,7 @@ PerLane = Float[Array, " L"]
 
 
 class Lockstep(eqx.Module):
-    """Where all lanes stand.
-
-    ``smooth`` is the model times the gradient.  ``steps``, ``changes`` and ``smoothed`` are the
-    last steps and the changes of ``gradient`` and ``smooth`` that they made, in a ring;
-    ``curvatures`` the inverse of the product of the first two, 0 where a lane did not move.
-    """
+    """Where all lanes stand; ``smooth`` is the model times the gradient."""
 
     points: Points
     objective: PerLane
@@ -49,11 +45,7 @@ class Lockstep(eqx.Module):
     low: PerLane
     high: PerLane
     model: Any
-    steps: Float[Array, "m L K p1"]
-    changes: Float[Array, "m L K p1"]
-    smoothed: Float[Array, "m L K p1"]
-    curvatures: Float[Array, "m L"]
-    gamma: PerLane
+    pairs: Pairs
     refusals: Int[Array, " L"]
     n_iter: Int[Array, " L"]
     arrived: Bool[Array, " L"]
@@ -151,7 +143,6 @@ def descend(
 def _blank(start: Points, model: Any) -> Lockstep:
     """Nothing is known yet: the first step goes nowhere, from an infinite objective, and looks
     around, so that ``evaluate`` is compiled once."""
-    ring = jnp.zeros((_MEMORY, *start.shape), start.dtype)
     one = jnp.ones_like(start[:, 0, 0])
     none = jnp.zeros(one.shape, jnp.int32)
     return Lockstep(
@@ -165,11 +156,7 @@ def _blank(start: Points, model: Any) -> Lockstep:
         low=0 * one,
         high=jnp.inf * one,
         model=model,
-        steps=ring,
-        changes=ring,
-        smoothed=ring,
-        curvatures=jnp.zeros((_MEMORY, one.size), start.dtype),
-        gamma=one,
+        pairs=jax.vmap(lambda point: Pairs.empty(point, _MEMORY))(_flat(start)),
         refusals=none,
         n_iter=none - 1,
         arrived=jnp.zeros(one.shape, bool),
@@ -183,8 +170,7 @@ def _renewed(at: Lockstep, model: Any) -> Lockstep:
         at,
         model=model,
         smooth=model.apply(at.gradient),
-        curvatures=jnp.zeros_like(at.curvatures),
-        gamma=jnp.ones_like(at.gamma),
+        pairs=at.pairs.forget(),
     )
 
 
@@ -201,41 +187,29 @@ def _bracket(
 def _remember(
     at: Lockstep, move: Points, trial: Points, gradient: Points, accepted: Bool[Array, " L"]
 ) -> Lockstep:
-    """At the trial points that are accepted, with the steps to them in the ring, and the scale of
-    the model by them."""
+    """At the trial points that are accepted, with the steps to them among the pairs."""
     smooth = at.model.apply(gradient)
     change, smoothed = gradient - at.gradient, smooth - at.smooth
     product, expected = _dot(move, change), _dot(change, smoothed)
     curved = accepted & (product > 0) & (expected > 0)
-    product = jnp.where(curved, product, 1)
-    slot = at.count % _MEMORY
+    known = (jnp.where(curved[:, None], _flat(part), 1) for part in (move, change, smoothed))
+    pairs = jax.vmap(Pairs.remember)(at.pairs, *known)
     return dataclasses.replace(
         at,
         points=_where(accepted, trial, at.points),
         gradient=_where(accepted, gradient, at.gradient),
         smooth=_where(accepted, smooth, at.smooth),
-        steps=at.steps.at[slot].set(_where(curved, move, 0)),  # a refused one may hold NaN
-        changes=at.changes.at[slot].set(_where(curved, change, 0)),
-        smoothed=at.smoothed.at[slot].set(_where(curved, smoothed, 0)),
-        curvatures=at.curvatures.at[slot].set(jnp.where(curved, 1 / product, 0)),
-        gamma=jnp.where(curved, product / jnp.where(curved, expected, 1), at.gamma),
+        pairs=jax.tree.map(lambda new, old: _where(curved, new, old), pairs, at.pairs),
     )
 
 
 def _direction(at: Lockstep) -> Points:
-    """The two-loop recursion (Nocedal & Wright, Numerical Optimization, algorithm 7.4); what is
-    left of the gradient is multiplied by the model in parts, each of which is known."""
-    newest_first = [(at.count - age) % _MEMORY for age in range(_MEMORY)]
-    pairs = [(at.steps[i], at.changes[i], at.smoothed[i], at.curvatures[i]) for i in newest_first]
-    left, smooth, shares = at.gradient, at.smooth, []
-    for step, change, smoothed, curvature in pairs:
-        shares.append(curvature * _dot(step, left))
-        left = left - _along(shares[-1], change)
-        smooth = smooth - _along(shares[-1], smoothed)
-    result = _along(at.gamma, smooth)
-    for (step, change, _, curvature), share in zip(reversed(pairs), reversed(shares)):
-        result = result + _along(share - curvature * _dot(change, result), step)
-    return -result
+    direction = jax.vmap(Pairs.direction)(at.pairs, _flat(at.gradient), _flat(at.smooth))
+    return direction.reshape(at.gradient.shape)
+
+
+def _flat(points: Points) -> Float[Array, "L d"]:
+    return points.reshape(len(points), -1)
 
 
 def _dot(a: Points, b: Points) -> PerLane:
