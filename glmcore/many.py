@@ -1,6 +1,6 @@
 """Fits under ``vmap``: what a batch of them becomes, chosen by its shape.
 
-Fits with a smooth penalty go side by side (:mod:`glmcore.lanes`), in chunks of lanes that stay
+Fits with a smooth penalty go side by side (:mod:`glmcore.lane_fits`), in chunks of lanes that stay
 in the cache.  Lanes that have trouble there, and all lanes of other solvers or of features so
 large that one fit keeps the machine busy, are fitted one after the other by the program of a
 single fit, which has the last word on every trouble.
@@ -17,7 +17,7 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Bool, PyTree
 
 from glmcore.jit import full_precision, quick_jit
-from glmcore.lanes import fit_chunk, prepare
+from glmcore.lane_fits import fit_chunk, prepare
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once
 from glmcore.results import FitResult
@@ -167,17 +167,19 @@ class _Batch(NamedTuple):
         return jax.lax.fori_loop(0, n_chunks, add, empty)
 
     def _padded(self, arrays: FitArgs) -> FitArgs:
-        """With rows of weight 0 up to a whole number of vectors, where a product is of all lanes."""
+        """With copies of the last row, of weight 0, up to a whole number of vectors, where a product
+        is of all lanes."""
         if any(jax.tree.leaves(self.batched.X)):
             return arrays
 
-        def pad(leaf: Array, has_lanes: bool) -> Array:
+        def pad(leaf: Array, has_lanes: bool, mode: str = "edge") -> Array:
             widths = [(0, 0)] * leaf.ndim
             widths[has_lanes] = (0, -leaf.shape[has_lanes] % _VECTOR)
-            return jnp.pad(leaf, widths)
+            return jnp.pad(leaf, widths, mode)
 
-        per_row = [(args.X, args.y, args.weight) for args in (arrays, self.batched)]
-        X, y, weight = jax.tree.map(pad, *per_row)
+        rows = [(args.X, args.y) for args in (arrays, self.batched)]
+        X, y = jax.tree.map(pad, *rows)
+        weight = pad(arrays.weight, self.batched.weight, "constant")
         return arrays._replace(X=X, y=y, weight=weight)
 
     def _lanes_at_once(self, arrays: FitArgs) -> int:

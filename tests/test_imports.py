@@ -31,6 +31,8 @@ FLOORS = [
     {"host_loop"},
     {"programs", "lockstep"},
     {"lanes", "path_programs"},
+    {"lane_hessians"},
+    {"lane_fits"},
     {"many"},
     {"solve"},
     {"path", "reading", "resampling"},

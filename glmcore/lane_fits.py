@@ -1,0 +1,222 @@
+"""Many fits of one shape, solved together."""
+
+from typing import Any, NamedTuple, Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
+from glmcore.factors import diagonal_of
+from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_lane
+from glmcore.lanes import Design, Lane, Lanes, as_params
+from glmcore.lockstep import Lockstep, Points, Refresh, descend
+from glmcore.problem import Problem
+from glmcore.programs import Run, Task, conclude, in_dtype
+from glmcore.results import FitResult
+from glmcore.solvers.base import Standing
+from glmcore.solvers.lbfgs import PreconditionedPairs
+from glmcore.solvers.newton import dense_hessian
+from glmcore.solvers.preconditioner import affords_classes
+
+#: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
+#: lanes from which it pays.
+_DENSE_PARAMS = 1024
+_DENSE_LANES = 8
+#: Share of the second moment around a shared centre below which a variance is in doubt.
+_LEAST_SHARE = 1e-2
+
+
+class Common(NamedTuple):
+    """What all lanes share if they share the features: the design and its coordinates, and where
+    nothing but weights differs also the start, the inverse Hessian there, and the root of a model
+    of it."""
+
+    design: Design
+    coordinates: Coordinates
+    start: Optional[Float[Array, "K p1"]] = None
+    inverse: Optional[Float[Array, "d d"]] = None
+    root: Optional[Float[Array, "K p1 p1"]] = None
+
+
+def prepare(args, batched, size: int) -> Optional[Common]:
+    """What lanes share, None if each has features of its own."""
+    if any(jax.tree.leaves(batched.X)):
+        return None
+    model = in_dtype(args.model, args.weight.dtype)
+    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
+    if batched.weight:  # lanes whose weights are not finite are for themselves
+        weight = mean_lane(weight, jnp.all(jnp.isfinite(weight), axis=1))
+    coordinates, features = Coordinates.measure(
+        args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept
+    )
+    design = Design.of(features, model.fit_intercept)
+    common = Common(design, coordinates)
+    n_params = coordinates.scale.size + coordinates.scale.shape[1]
+    alike = not any(jax.tree.leaves((batched.model, batched.y)))
+    if not alike or n_params > _DENSE_PARAMS or size < _DENSE_LANES:
+        return common
+    return _at_mean_weight(args._replace(weight=weight[None]), batched, common)
+
+
+def _at_mean_weight(args, batched, common: Common) -> Common:
+    """With the minimum at the mean of all lanes' weights: theirs is close by."""
+    flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
+    lanes, _ = _lanes(args, flags, 1, common)
+    null = lanes.null()
+    end, _ = _minimise(lanes, null, True, *hessian_models(lanes, null, True))
+
+    def inverse(_, problem: Problem, point):
+        hessian = dense_hessian(problem, problem.predictor(as_params(point)))
+        jitter = jnp.diag(diagonal_of(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
+        root = inverse_root(hessian + jitter)
+        return root.T @ root
+
+    inverse = lanes.each(inverse, end.points)[0]
+    return common._replace(start=end.points[0], inverse=inverse, root=end.model.root)
+
+
+def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
+    """Results of ``size`` lanes, and which of them are good: the others have trouble of some
+    kind and are for the single fit to judge."""
+    lanes, measured = _lanes(args, batched, size, common)
+    start, is_near = lanes.start(), common is not None and common.inverse is not None
+    is_null = args.init_params is None and not is_near
+    if is_near:
+        present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
+        if args.init_params is None:
+            start = jnp.where(present[:, :, None] > 0, common.start[None], start)
+        models = Whole(common.inverse, common.root, present), None
+    else:
+        models = hessian_models(lanes, start, is_null)
+    end, found = _minimise(lanes, start, is_null, *models)
+    result = _results(lanes, end, found)
+    in_time = end.n_iter <= lanes.lane.solver.maxiter
+    good = end.arrived & result.converged & measured & in_time
+    return result, good if lanes.free else good & ~lanes.unheld(end.points)
+
+
+class Found(NamedTuple):
+    """Where a lane, or all of them, got to."""
+
+    objective: Any
+    optimality: Any
+    gap: Any
+    yardstick: Any
+
+    @property
+    def progress(self) -> Standing:
+        return Standing(self.objective, self.optimality, self.gap, jnp.zeros((), bool))
+
+
+def _minimise(
+    lanes: Lanes, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh]
+) -> tuple[Lockstep, Found]:
+    """All lanes at their minimum, but for those that have trouble on the way; ``is_null`` says
+    that ``start`` is the null model, where the objective is known."""
+    at_null = lanes.loss(lanes.null_predictor())
+    null = lanes.residual(at_null[1])
+    yard = lanes.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
+
+    def arrived(objective, gradient, gap):
+        def one(lane: Lane, problem: Problem, found: Found):
+            return Task(problem, lane.solver, found.yardstick).arrived(found.progress)
+
+        return lanes.each(one, Found(objective, lanes.residual(gradient), gap, yard))
+
+    at_start = lanes.penalised(start, *at_null) if is_null else None
+    end = descend(lanes.objective, model, refresh, arrived, start, at_start)
+    return end, Found(end.objective, lanes.residual(end.gradient), -end.slope / 2, yard)
+
+
+def _results(lanes: Lanes, end: Lockstep, found: Found) -> FitResult:
+    """What each lane's fit returns; only where all are ``free`` is the data's separability
+    looked into, which costs all lanes as much as a step."""
+
+    def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
+        params = as_params(point)
+        state = lane.solver.init(problem, params, problem.predictor(params))
+        if isinstance(state, PreconditionedPairs) and affords_classes(problem):
+            # A Gram matrix for each lane may cost as much as the fits.
+            state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)
+        run = Run(params, state, found, n_iter)
+        task = Task(problem, lane.solver, found.yardstick, lanes.free, looks_closer=False)
+        result = conclude(task, run)
+        if lane.own is None:
+            return result
+        return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
+
+    root = jnp.broadcast_to(end.model.root, (lanes.size, *end.model.root.shape[-3:]))
+    return lanes.each(one, end.points, end.n_iter, found, root)
+
+
+def _lanes(args, batched, size: int, common: Optional[Common]):
+    """Lanes, and which of them could be measured."""
+    model, solver = in_dtype((args.model, args.solver), args.weight.dtype)
+    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
+    axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
+    own, measured = None, jnp.ones(size, bool)
+    if common is None:
+
+        def measure(model, X, weight):
+            n_outputs, fit_intercept = model.observations.n_outputs, model.fit_intercept
+            return Coordinates.measure(
+                X, weight, model.penalty, n_outputs, fit_intercept, in_lanes=True
+            )
+
+        own_axes = (axes.model, axes.X, axes.weight)
+        coordinates, features = jax.vmap(measure, own_axes)(model, args.X, weight)
+        design = Design.of(features, model.fit_intercept)
+    else:
+        design, coordinates = common.design, common.coordinates
+        if batched.weight:
+            own, measured = _own_coordinates(common, weight, model, axes)
+
+    def frequencies(y, weight):
+        return model.observations.frequencies(y, weight) > 0
+
+    if batched.y or batched.weight:
+        present = jax.vmap(frequencies, (axes.y, axes.weight))(args.y, weight)
+    else:
+        present = frequencies(args.y, weight)
+    lane = Lane(
+        model, solver, args.init_params, args.y.astype(jnp.int32), weight, present, coordinates, own
+    )
+    lane_axes = Lane(
+        model=axes.model,
+        solver=axes.solver,
+        init_params=axes.init_params,
+        y=axes.y,
+        weight=axes.weight,
+        present=0 if present.ndim == 2 else None,
+        coordinates=0 if common is None else None,
+        own=None if own is None else 0,
+    )
+    return Lanes(lane, lane_axes, design, size), measured
+
+
+def _own_coordinates(common: Common, weight: Float[Array, "L n"], model, axes):
+    """Coordinates of lanes that weigh shared features, and whether they can be measured so:
+    variances around a centre that is far from a lane's own are lost in rounding."""
+    design, here = common.design, common.coordinates
+    rows, used = design.rows[:, :-1], (weight > 0).astype(weight.dtype)
+    offset = weight @ rows * model.fit_intercept
+    second = weight @ jnp.square(rows)
+    variance = second - jnp.square(offset)
+    low, high = jnp.min(rows, axis=0), jnp.max(rows, axis=0)
+    # Whether all rows that are used hold the lowest (highest) value: exact counts, by products.
+    above, below = (rows > low[None, :]), (rows < high[None, :])
+    constant = (used @ above.astype(rows.dtype) == 0) | (used @ below.astype(rows.dtype) == 0)
+    noise = jnp.square(CENTRE_ROUNDINGS * jnp.finfo(rows.dtype).eps * here.centre)[None, :]
+    sure = variance > jnp.maximum(second * _LEAST_SHARE, noise)
+    deviation = jnp.where(constant, 0, jnp.sqrt(jnp.where(sure, variance, 1)))
+
+    def one(offset, deviation, model):
+        return Coordinates.of(
+            here.centre + offset, deviation, model.penalty, here.scale.shape[1],
+            here.structure, here.widths,
+        )
+
+    own = jax.vmap(one, (0, 0, axes.model))(offset, deviation, model)
+    return own, jnp.all(sure | constant, axis=1)

@@ -1,0 +1,128 @@
+"""Models of the Hessians of many fits side by side."""
+
+from typing import Optional
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from glmcore.factors import cholesky, diagonal_of, inverse_lower
+from glmcore.lanes import Lanes, as_point
+from glmcore.lockstep import Points, Refresh
+from glmcore.problem import Problem
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, level_curvature
+
+#: Steps after which the models are first made anew: of lanes that share theirs and begin far from
+#: their end, and of those that do not, or for which it costs as much as many steps.
+_FIRST_REFRESH = 5
+_LATE_REFRESH = 9
+
+
+class Blocks(eqx.Module):
+    """The inverse of a model of the Hessian of each lane, see
+    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class, of which
+    ``root`` is that of a Cholesky factor."""
+
+    inverse: Float[Array, "*L K p1 p1"]
+    root: Float[Array, "*L K p1 p1"]
+    level: Float[Array, "L K p1"]
+    level_curvature: Float[Array, "L p1"]
+    mask: Optional[Bool[Array, "L K p1"]]
+
+    def apply(self, gradient: Points) -> Points:
+        product = "lkp,kpq->lkq" if self.inverse.ndim == 3 else "lkp,lkpq->lkq"
+        along = jnp.sum(self.level * gradient, axis=1)
+        solved = jnp.einsum(product, gradient - self.level * along[:, None, :], self.inverse)
+        missing = along / self.level_curvature - jnp.sum(self.level * solved, axis=1)
+        solved = solved + self.level * missing[:, None, :]
+        return solved if self.mask is None else jnp.where(self.mask, solved, 0)
+
+
+class Whole(eqx.Module):
+    """An inverse Hessian for all lanes; ``root`` is that of a model of it."""
+
+    inverse: Float[Array, "d d"]
+    root: Float[Array, "K p1 p1"]
+    present: Float[Array, "L K"]
+
+    def apply(self, gradient: Points) -> Points:
+        flat = gradient.reshape(gradient.shape[0], -1) @ self.inverse
+        return flat.reshape(gradient.shape) * self.present[:, :, None]
+
+
+def hessian_models(lanes: Lanes, start: Points, is_null: bool) -> tuple[Blocks, Refresh]:
+    """The models of the Hessians at ``start``, and when they are made anew."""
+    own = lanes.design.axis is not None
+    first = _FIRST_REFRESH if is_null and lanes.alike else _LATE_REFRESH
+    eta = lanes.null_predictor() if is_null else lanes.predictor(start)
+
+    def anew(points: Points) -> Blocks:
+        return _blocks(lanes, lanes.predictor(points), shared=False)
+
+    return _blocks(lanes, eta, shared=own and is_null), Refresh(anew, first)
+
+
+def _blocks(lanes: Lanes, eta: Float[Array, "L K n"], shared: bool) -> Blocks:
+    """The model of the Hessians at ``eta``, with a block a class or one that all share.
+
+    Lanes that share the features share the mean of their Gram matrices, each with its own
+    penalty and total curvature; lanes of one model share the blocks themselves.
+    """
+    K = lanes.lane.present.shape[-1]
+
+    def bends(_, problem: Problem, eta):
+        bend = jnp.maximum(problem.class_curvature(eta, problem.y), 0)
+        return problem.weight[None, :] * bend * (K / max(K - 1, 1))
+
+    def parts(_, problem: Problem, weight):
+        quadratic = as_point(problem.curvature()[1], 1 - problem.fit_intercept)
+        loss = jnp.sum(weight, axis=1)
+        level, along = level_curvature(problem, quadratic.T, jnp.mean(loss), shared)
+        # Where a class is all but certain, or left out, hardly anything bends.
+        loss = jnp.maximum(loss, LEAST_CURVATURE * jnp.mean(loss))
+        return loss, as_point(problem.stretch, 1), quadratic, level.T, along
+
+    weight = lanes.each(bends, eta)
+    loss, stretch, penalty, level, along = lanes.each(parts, weight)
+    if shared:
+        weight, loss, penalty = (jnp.mean(x, axis=1, keepdims=True) for x in (weight, loss, penalty))
+        stretch = jnp.max(stretch, axis=1, keepdims=True)
+    if lanes.design.axis is None:
+        finite = jnp.all(jnp.isfinite(weight), axis=(1, 2))
+        weight = mean_lane(weight, finite)
+        if lanes.alike:
+            loss = mean_lane(loss, finite)
+            stretch, penalty = stretch[0], penalty[0]
+    gram = lanes.design.gram(weight) / jnp.sum(weight, axis=-1)[..., None, None]
+    if gram.ndim == loss.ndim + 1:
+        gram = gram[None]
+    p1 = penalty.shape[-1]
+    loss = loss[..., None, None]
+    ridge = penalty[..., None] + loss * p1 * 10 * jnp.finfo(loss.dtype).eps
+    eye = jnp.eye(p1, dtype=loss.dtype).reshape(*[1] * (loss.ndim - 2), p1, p1)
+    bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
+    root = jax.vmap(inverse_root)(bent.reshape(-1, p1, p1)).reshape(bent.shape)
+    inverse, root = (
+        jnp.broadcast_to(x, (*x.shape[:-3], K, p1, p1)) for x in (root.mT @ root, root)
+    )
+    mask = None
+    if lanes.lane.model.mask is not None:
+        mask = lanes.each(lambda _, problem: as_point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
+    return Blocks(inverse, root, level, along, mask)
+
+
+def mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> Float[Array, "*shape"]:
+    """Mean of the lanes that are ``finite``: a product, as the sum over the first axis of a large
+    array is slow."""
+    used = finite.astype(values.dtype)
+    kept = jnp.where(jnp.expand_dims(finite, tuple(range(1, values.ndim))), values, 0)
+    return jnp.tensordot(used / jnp.sum(used), kept, axes=1)
+
+
+def inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Inverse of a Cholesky factor of a positive definite matrix, NaN if it is not."""
+    length = jnp.sqrt(diagonal_of(matrix))
+    # With a unit diagonal the rounding of the largest entries does not hide the smallest.
+    factor = cholesky(matrix / (length[:, None] * length[None, :]))
+    return inverse_lower(factor) / length[None, :]
