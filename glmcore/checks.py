@@ -163,9 +163,10 @@ def check_params(model, params: GLMParams | tuple, X: PyTree) -> GLMParams:
     """Starting parameters in the dtype of X, or a clear error."""
     if isinstance(params, (tuple, list)) and len(params) == 2:
         params = module_of(GLMParams, coef=params[0], intercept=params[1])
-    check_mirrors(params, X, model.observations.n_outputs)
-    if not all(map(is_real, map(_plain, jax.tree.leaves(params)))):
+    numbers = map(is_real, map(_plain, jax.tree.leaves(params)))
+    if isinstance(params, GLMParams) and not all(numbers):
         raise TypeError(f"params must hold arrays of real numbers, found {params}")
+    check_mirrors(params, X, model.observations.n_outputs)
     dtype = jax.tree.leaves(X)[0].dtype
     return jax.tree.map(lambda w: w if _is_array_of(w, dtype) else jnp.asarray(w, dtype), params)
 

@@ -76,6 +76,9 @@ def default_solver(
     >>> type(glmcore.default_solver(glmcore.Lasso(), n_params=15, n_rows=10**6)).__name__
     'ProximalNewton'
     """
+    if not isinstance(penalty, AbstractPenalty):
+        raise TypeError(f"penalty must be an instance such as glmcore.Ridge(0.1), found {penalty!r}")
+    n_params = None if n_params is None else as_count(n_params, "n_params")
     usual, by_hessian = (LBFGS, Newton) if penalty.smooth else (ProximalGradient, ProximalNewton)
     by_entry = isinstance(penalty, (Lasso, ElasticNet))
     # Fits whose rows are padded to the same number have the same solver, and so one program.

@@ -668,6 +668,7 @@ def test_bad_data_is_refused_in_words():
         ("sample_weight must be finite", ValueError, (X, y), {"sample_weight": np.full(60, np.nan)}),
         (r"coef must have shape \(4, 3\), found \(3, 3\)", ValueError, (X, y), {"init_params": GLMParams(jnp.zeros((3, 3)), jnp.zeros(3))}),
         (r"intercept must have shape \(3,\), found \(2,\)", ValueError, (X, y), {"init_params": GLMParams(jnp.zeros((4, 3)), jnp.zeros(2))}),
+        ("params must hold arrays of real numbers", TypeError, (X, y), {"init_params": ("a", "b")}),
         ("coef must mirror X", ValueError, (X, y), {"init_params": GLMParams({"a": jnp.zeros((4, 3))}, jnp.zeros(3))}),
         ("LBFGS: tol must be finite and not negative, found -1", ValueError, (X, y), {"solver": glmcore.LBFGS(tol=-1)}),
         ("LBFGS: maxiter must be a whole number, not negative, found -5", ValueError, (X, y), {"solver": glmcore.LBFGS(maxiter=-5)}),
@@ -815,9 +816,11 @@ def test_the_default_solver_goes_by_the_size(penalty, n_params, n_rows, expected
     assert type(solver).__name__ == expected
 
 
-def test_a_size_has_rows():
+def test_a_size_has_rows_and_parameters():
     with pytest.raises(ValueError, match="n_rows must be a positive whole number, found 0"):
         glmcore.default_solver(glmcore.Ridge(), 15, 0)
+    with pytest.raises(ValueError, match="n_params must be a positive whole number, found 0"):
+        glmcore.default_solver(glmcore.Ridge(), 0)
 
 
 @mostly_float32
