@@ -21,7 +21,7 @@ _PARAMS = (1, 0)
 
 class Fits(NamedTuple):
     """How the fits of all targets ended, see :class:`glmcore.FitResult`; without the states of their solvers, which may
-    take longer than the fits."""
+    be larger than the data."""
 
     params: tuple
     status: glmcore.Status

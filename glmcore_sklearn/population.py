@@ -32,7 +32,7 @@ class ClassifierPopulationGLM(FittingGLM):
     status_ : glmcore.Status, a batch of N
         How these ended; ``glmcore.status_name(model.status_)`` lists their names.
     solver_state_ : glmcore.SolverState
-        After :meth:`update` only: the states of N solvers may take longer than the fit.
+        After :meth:`update` only: the states of N solvers may be larger than the data.
     scale_ : float
         1: the categorical distribution has no free scale.
     dof_resid_ : ndarray of int, shape (N,)
