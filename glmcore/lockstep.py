@@ -192,6 +192,7 @@ def _remember(
     change, smoothed = gradient - at.gradient, smooth - at.smooth
     product, expected = _dot(move, change), _dot(change, smoothed)
     curved = accepted & (product > 0) & (expected > 0)
+    # Others teach nothing, may hold NaN, and are put aside below.
     known = (jnp.where(curved[:, None], _flat(part), 1) for part in (move, change, smoothed))
     pairs = jax.vmap(Pairs.remember)(at.pairs, *known)
     return dataclasses.replace(

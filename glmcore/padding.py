@@ -38,7 +38,8 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     n_bytes = power * row_bytes
     if n_bytes <= _SMALL_BYTES and power <= _FEW_ROWS:
         return power
-    step = power // (8 if n_bytes <= _SMALL_BYTES else 16 if n_bytes <= _LARGE_BYTES else 32)
+    parts = 8 if n_bytes <= _SMALL_BYTES else 16 if n_bytes <= _LARGE_BYTES else 32
+    step = power // parts
     return -(-n_rows // step) * step
 
 
