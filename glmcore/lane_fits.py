@@ -87,11 +87,11 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
         present = lanes.each(lambda _, problem: problem.present.astype(start.dtype))
         if args.init_params is None:
             start = jnp.where(present[:, :, None] > 0, common.start[None], start)
-        models = Whole(common.inverse, common.root, present), None
+        models = Whole(common.inverse, present), None
     else:
         models = hessian_models(lanes, start, is_null)
     end, found = _minimise(lanes, start, is_null, *models)
-    result = _results(lanes, end, found)
+    result = _results(lanes, end, found, common.root if is_near else end.model.root)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     good = end.arrived & result.converged & measured & in_time
     return result, good if lanes.free else good & ~lanes.unheld(end.points)
@@ -130,15 +130,18 @@ def _minimise(
     return end, Found(end.objective, lanes.residual(end.gradient), -end.slope / 2, yard)
 
 
-def _results(lanes: Lanes, end: Lockstep, found: Found) -> FitResult:
-    """What each lane's fit returns; only where all are ``free`` is the data's separability
-    looked into, which costs all lanes as much as a step."""
+def _results(
+    lanes: Lanes, end: Lockstep, found: Found, root: Float[Array, "*L K p1 p1"]
+) -> FitResult:
+    """What each lane's fit returns, ``root`` in its state; only where all are ``free`` is the data's
+    separability looked into, which costs all lanes as much as a step."""
 
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
         params = as_params(point)
         state = lane.solver.init(problem, params, problem.predictor(params))
         if isinstance(state, PreconditionedPairs) and affords_classes(problem):
-            # A Gram matrix for each lane may cost as much as the fits.
+            # A Gram matrix for each lane may cost as much as the fits: that of ``init`` is not
+            # computed, since nothing reads it.
             state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)
         run = Run(params, state, found, n_iter)
         task = Task(problem, lane.solver, found.yardstick, lanes.free, looks_closer=False)
@@ -147,7 +150,7 @@ def _results(lanes: Lanes, end: Lockstep, found: Found) -> FitResult:
             return result
         return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
 
-    root = jnp.broadcast_to(end.model.root, (lanes.size, *end.model.root.shape[-3:]))
+    root = jnp.broadcast_to(root, (lanes.size, *root.shape[-3:]))
     return lanes.each(one, end.points, end.n_iter, found, root)
 
 

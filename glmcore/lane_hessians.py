@@ -21,8 +21,8 @@ _LATE_REFRESH = 9
 
 class Blocks(eqx.Module):
     """The inverse of a model of the Hessian of each lane, see
-    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class, of which
-    ``root`` is that of a Cholesky factor."""
+    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class: ``root`` is the
+    inverse of its Cholesky factor, and ``inverse`` the product that every step needs."""
 
     inverse: Float[Array, "*L K p1 p1"]
     root: Float[Array, "*L K p1 p1"]
@@ -40,10 +40,9 @@ class Blocks(eqx.Module):
 
 
 class Whole(eqx.Module):
-    """An inverse Hessian for all lanes; ``root`` is that of a model of it."""
+    """An inverse Hessian for all lanes."""
 
     inverse: Float[Array, "d d"]
-    root: Float[Array, "K p1 p1"]
     present: Float[Array, "L K"]
 
     def apply(self, gradient: Points) -> Points:

@@ -127,15 +127,18 @@ class _Batch(NamedTuple):
         shapes = jax.eval_shape(lambda lane: _fit(self._whole(lane)), lane)
         return jax.tree.map(lambda s: jnp.zeros((0, *s.shape), s.dtype), shapes)
 
+    @property
+    def _owns_features(self) -> bool:
+        return any(jax.tree.leaves(self.batched.X))
+
     def _worth_lanes(self, arrays: FitArgs) -> bool:
         if not self.side_by_side:
             return False
         if isinstance(self.static.model.penalty, UnRegularized) and self.batched.weight:
             return False  # the null space of the features is that of each lane's own rows
-        if not any(jax.tree.leaves(self.batched.X)):
+        if not self._owns_features:
             return True
-        features = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
-        return features <= _LARGE_FEATURES and all(jax.tree.leaves(self.batched.X))
+        return _feature_numbers(arrays) <= _LARGE_FEATURES and all(jax.tree.leaves(self.batched.X))
 
     def _in_chunks(self, arrays: FitArgs) -> tuple[FitResult, Bool[Array, " L"]]:
         """Results of all lanes and whether they are good."""
@@ -169,7 +172,7 @@ class _Batch(NamedTuple):
     def _padded(self, arrays: FitArgs) -> FitArgs:
         """With copies of the last row, of weight 0, up to a whole number of vectors, where a product
         is of all lanes."""
-        if any(jax.tree.leaves(self.batched.X)):
+        if self._owns_features:
             return arrays
 
         def pad(leaf: Array, has_lanes: bool, mode: str = "edge") -> Array:
@@ -187,10 +190,9 @@ class _Batch(NamedTuple):
         n, itemsize = rows.shape[-1], rows.dtype.itemsize
         n_outputs = self.static.model.observations.n_outputs
         numbers, chunk = 4 * n * n_outputs, _CHUNK_BYTES
-        if any(jax.tree.leaves(self.batched.X)):
+        if self._owns_features:
             # By rows, by columns, and weighted for each class.
-            features = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
-            numbers, chunk = numbers + (2 + n_outputs) * features, _OWN_CHUNK_BYTES
+            numbers, chunk = numbers + (2 + n_outputs) * _feature_numbers(arrays), _OWN_CHUNK_BYTES
         budget = chunk.get(jax.default_backend(), _LARGE_CHUNK_BYTES)
         return max(1, min(self.size, budget // (numbers * itemsize)))
 
@@ -226,6 +228,11 @@ def _check_mesh(arrays: FitArgs) -> None:
                 f"fits inside jax.jit or jax.vmap need a mesh of automatic axes, found explicit {explicit}; make it with "
                 "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
             )
+
+
+def _feature_numbers(arrays: FitArgs) -> int:
+    """Numbers in the features of each lane that has its own."""
+    return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
 
 
 def _lane(arrays: FitArgs, batched: FitArgs, index: Any) -> FitArgs:
