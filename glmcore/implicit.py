@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float
 
@@ -47,8 +48,9 @@ def _derivative(primals, tangents):
 
 
 def _as_arrays(tree: Any) -> Any:
-    """Numbers as arrays: each of them would have its own program."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, tree)
+    """Numbers and NumPy arrays as arrays of JAX: each number would have its own program, and an
+    array may be met in the dtype in which JAX first met it."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (float, np.ndarray)) else x, tree)
 
 
 @eqx.filter_jit  # inside a derivative compiler options are refused

@@ -5,7 +5,6 @@ from typing import Any, Optional
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.centring import centred_rows
@@ -198,8 +197,6 @@ def fit(
     if is_concrete((data, how)):
         return _fit(*data, *how, callback)
     result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback)
-    # A derivative may meet a NumPy array in the dtype in which JAX first met it.
-    data = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, data)
     params, objective = as_function((result.params, result.objective), result.state.coordinates, *data)
     return dataclasses.replace(result, params=params, objective=objective)
 
