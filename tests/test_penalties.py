@@ -214,6 +214,14 @@ def test_strengths_are_batched_by_vmap_under_jit(make):
         np.testing.assert_allclose(one, make(float(strength)).prox(coef, 0.5), rtol=1e-6, atol=1e-7)
 
 
+def test_a_penalty_owns_its_arrays():
+    coef, strength, mask = jnp.asarray(coefs()[1], jnp.float32), np.array([0.1, 0.5, 0.2]), MASK.copy()
+    penalty = GroupLasso(strength, mask)
+    before = float(penalty.value(coef))
+    strength[:], mask[:] = 9, 1
+    assert float(penalty.value(coef)) == before
+
+
 @pytest.mark.parametrize("penalty", [Ridge(0.3), Lasso(0.3), ElasticNet(0.3), GroupLasso(0.3, MASK), UnRegularized()])
 def test_penalties_pass_through_jit_and_grad(penalty):
     coef = jnp.asarray(coefs()[1], jnp.float32)

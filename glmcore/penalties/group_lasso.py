@@ -21,7 +21,8 @@ from glmcore.tree import is_concrete, safe_sqrt
 
 
 def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
-    return jax.tree.map(lambda m: m if isinstance(m, jax.Array) else np.asarray(m), mask)
+    # A copy: whoever changes theirs later does not change the penalty.
+    return jax.tree.map(lambda m: m if isinstance(m, jax.Array) else np.array(m), mask)
 
 
 class GroupLasso(AbstractScalablePenalty):
