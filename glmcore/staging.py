@@ -183,7 +183,7 @@ def _flush(steps: list, quiet: list, jaxpr: core.Jaxpr, end: int) -> None:
     later |= {atom for atom in jaxpr.outvars if isinstance(atom, core.Var)}
     free = [atom for atom in read if isinstance(atom, core.Var) and atom not in made]
     inputs, outputs = tuple(dict.fromkeys(free)), tuple(v for v in made if v in later)
-    program = jax.jit(_evaluator(inputs, outputs, tuple(quiet)))
+    program = jax.jit(_evaluator(inputs, outputs, tuple(quiet)), compiler_options=hasty_options())
     steps.append(_Step(inputs, outputs, lambda run_sweep, values: program(*values)))
     quiet.clear()
 
