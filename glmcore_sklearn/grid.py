@@ -1,15 +1,13 @@
 """Cross-validation of a softmax over strengths of its penalty: one compiled program for all folds and strengths."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 import glmcore
-from glmcore_sklearn import reports, softmax
+from glmcore_sklearn import softmax
 
 #: Share of the bend of the last three answers that the guess at the next has; all of it goes too far.
 _BEND = 0.7
@@ -114,30 +112,6 @@ def best_cells(scores, refit):
     return folds, ratios, strengths
 
 
-def report_cells(cells, used, Cs, solvers):
-    """Turn the statuses of the fits of which the mask ``used`` is true into a ValueError, one warning or nothing.
-
-    ``solvers`` are those of the ratios.
-    """
-    bad = np.argwhere(used & ~cells.converged)
-    if not len(bad):
-        return
-    names = glmcore.status_name(jax.tree.map(lambda s: s[tuple(bad.T)], cells.status))
-    name = "nonfinite" if "nonfinite" in names else names[0]
-    fold, ratio, strength = bad[names.index(name)]
-    solver = solvers[ratio]
-    where = f"first in fold {fold} at C={Cs[strength]:.3g}: {glmcore.Status[glmcore.status_named(name)]}"
-    words = f"{type(solver).__name__} did not converge in {len(bad)} of {used.sum()} fits, {where}."
-    if name == "nonfinite":
-        raise ValueError(f"{words} Look for huge values in X.")
-    warnings.warn(
-        f"{words} Largest optimality residual {cells.optimality[used].max():.1e}, tol {float(solver.tol):.1e}. To change "
-        f"that, {reports.what_to_change(name, cells.optimality.dtype, reports.SKLEARN_ADVICE)}.",
-        ConvergenceWarning,
-        stacklevel=4,
-    )
-
-
 def _lead(Cs):
     """Weights (S, 3) of the last three answers, the last one last, in the guess at the next: on the parabola through
     them over log C, but for a part of its bend.
@@ -190,9 +164,7 @@ def _fit_cells(X, y, train, test, strengths, lead, ratio, n_classes, fit_interce
 
 
 def _cell(model, found, X, y, test):
-    coef, intercept = found.params.coef.T, found.params.intercept
-    if len(intercept) == 2:
-        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    coef, intercept = softmax.rows(found.params)
     log_proba = model.log_proba(found.params, X)
     likelihood = jnp.exp(jnp.take_along_axis(log_proba, y[:, None], axis=1)[:, 0])
     eps = jnp.finfo(X.dtype).eps  # clipped as scikit-learn's log_loss is

@@ -19,9 +19,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _deprecate_positional_args, validate_data
 
 import glmcore
-from glmcore_sklearn import scoring, softmax
+from glmcore_sklearn import reports, scoring, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
-from glmcore_sklearn.grid import Folds, best_cells, fit_grid, report_cells
+from glmcore_sklearn.grid import Folds, best_cells, fit_grid
 from glmcore_sklearn.inputs import check_numbers, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.logistic import SHARED_CONSTRAINTS, check_two_classes, class_and_sample_weight
@@ -337,7 +337,12 @@ class LogisticRegressionCV(LinearClassifier):
         chosen = _, ratios, strengths = best_cells(scores, self.refit)
         used = np.zeros(found.converged.shape, bool)
         used[:n_folds] = used[chosen] = True
-        report_cells(found, used, Cs, solvers)
+
+        def of(index):
+            fold, ratio, strength = index
+            return solvers[ratio], f"in fold {fold} at C={Cs[strength]:.3g}"
+
+        reports.report_many(found, used, of, reports.SKLEARN_ADVICE)
         self.coef_, self.intercept_ = _mean_fit(found.coef[chosen], found.intercept[chosen], seen[chosen[0]])
         self.Cs_, self.l1_ratios_ = Cs, l1_ratios
         self.C_, self.l1_ratio_ = float(Cs[strengths].mean()), float(l1_ratios[ratios].mean())

@@ -1,17 +1,16 @@
 """Regularisation paths in scikit-learn's terms."""
 
 import dataclasses
-import warnings
 from typing import Any
 
 import jax
 import numpy as np
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 
 import glmcore
 from glmcore_sklearn import names
 from glmcore_sklearn.classifier import ClassifierGLM
+from glmcore_sklearn.reports import ADVICE, report_many
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -108,7 +107,7 @@ def regularization_path(
     Raises
     ------
     ValueError, TypeError
-        If an argument or a parameter of the estimator is bad; the message names it.
+        If an argument or a parameter of the estimator is bad; the message names it.  If the numbers of a fit overflow.
 
     Warns
     -----
@@ -138,15 +137,14 @@ def regularization_path(
         glm,
         batch.features.X,
         batch.y,
-        None if strengths is None else np.asarray(strengths, float),
+        strengths,
         n_strengths=n_strengths,
         min_ratio=min_ratio,
         solver=solver,
         sample_weight=batch.weight,
     )
-    _warn(found, type(solver).__name__)
-    found = jax.tree.map(np.asarray, (found, found.converged))
-    path, converged = found
+    path, converged = jax.tree.map(np.asarray, (found, found.converged))
+    report_many(found, True, lambda i: (solver, f"at strength {path.strengths[i[0]]:.3g}"), ADVICE, stacklevel=3)
     return RegularizationPath(
         strengths=path.strengths,
         coef_=path.params.coef,
@@ -169,17 +167,3 @@ def _times(estimator: ClassifierGLM, factor: float) -> Any:
         strength, ratio = strength
         return (jax.tree.map(lambda s: factor * s, strength), ratio)
     return jax.tree.map(lambda s: factor * s, strength)
-
-
-def _warn(path: glmcore.PathResult, solver: str) -> None:
-    bad = np.flatnonzero(~np.asarray(path.converged))
-    if not len(bad):
-        return
-    first = jax.tree.map(lambda s: s[int(bad[0])], path.status)
-    warnings.warn(
-        f"{solver} did not converge at {len(bad)} of {len(path.strengths)} strengths, first at "
-        f"{float(path.strengths[bad[0]]):.3g}: {glmcore.Status[first]}. Largest optimality residual "
-        f"{float(np.max(path.optimality)):.1e}.",
-        ConvergenceWarning,
-        stacklevel=3,
-    )

@@ -36,12 +36,16 @@ def what_to_change(status, dtype, advice):
 
 def _not_converged(result, solver, status, advice):
     """What happened, how far the fit came, and what to change."""
-    tol = glmcore.default_tol(result.objective.dtype) if solver.tol is None else float(solver.tol)
+    dtype = result.optimality.dtype
     return (
         f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: "
         f"{glmcore.Status[result.status]}. Optimality residual {float(result.optimality):.1e}, "
-        f"tol {tol:.1e}. To change that, {what_to_change(status, result.objective.dtype, advice)}."
+        f"tol {_tol(solver, dtype):.1e}. To change that, {what_to_change(status, dtype, advice)}."
     )
+
+
+def _tol(solver, dtype):
+    return glmcore.default_tol(dtype) if solver.tol is None else float(solver.tol)
 
 
 def _not_finite(result, solver):
@@ -107,6 +111,42 @@ def report_targets(result, solver, present, classes):
             ConvergenceWarning,
             stacklevel=4,
         )
+
+
+def report_many(found, used, of, advice, stacklevel=4):
+    """Turn the statuses of many fits of one model into a ValueError, one warning or nothing.
+
+    Parameters
+    ----------
+    found : glmcore_sklearn.grid.Cells or glmcore.PathResult
+        ``status``, ``converged`` and ``optimality`` are arrays of one shape, an entry a fit.
+    used : ndarray of bool, of that shape, or True
+        The fits to tell of.
+    of : callable
+        From the index of a fit to its solver and the words that say which fit it is.
+    advice : dict
+        As in :func:`report`.
+    """
+    status, converged, optimality = jax.tree.map(np.asarray, (found.status, found.converged, found.optimality))
+    used = np.broadcast_to(used, converged.shape)
+    bad = np.argwhere(used & ~converged)
+    if not len(bad):
+        return
+    names = glmcore.status_name(jax.tree.map(lambda s: s[tuple(bad.T)], status))
+    name = "nonfinite" if "nonfinite" in names else names[0]
+    solver, where = of(bad[names.index(name)])
+    words = (
+        f"{type(solver).__name__} did not converge in {len(bad)} of {np.sum(used)} fits, first {where}: "
+        f"{glmcore.Status[glmcore.status_named(name)]}."
+    )
+    if name == "nonfinite":
+        raise ValueError(f"{words} Look for huge values in X.")
+    warnings.warn(
+        f"{words} Largest optimality residual {np.max(optimality[used]):.1e}, tol {_tol(solver, optimality.dtype):.1e}. "
+        f"To change that, {what_to_change(name, optimality.dtype, advice)}.",
+        ConvergenceWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _of_target(result, target):

@@ -73,10 +73,16 @@ def from_params(params):
     >>> coef, intercept
     (array([[2.]]), array([-1.]))
     """
-    coef, intercept = np.asarray(params.coef).T, np.asarray(params.intercept)
-    if len(intercept) == 2:
-        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    coef, intercept = rows(jax.device_get(params))
     return np.array(coef, order="C"), np.array(intercept)
+
+
+def rows(params):
+    """Coefficients, a row a class, and intercepts; of two classes those of the second one alone."""
+    coef, intercept = params.coef.T, params.intercept
+    if len(intercept) > 2:
+        return coef, intercept
+    return coef[1:] - coef[:1], intercept[1:] - intercept[:1]
 
 
 def to_params(coef, intercept):

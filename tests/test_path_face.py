@@ -70,14 +70,22 @@ def test_it_tells_of_itself(path):
 
 def test_what_did_not_converge_is_said_once():
     given = ClassifierGLM(3, regularizer="Lasso", solver_kwargs={"maxiter": 1})
-    with pytest.warns(ConvergenceWarning, match=r"did not converge at \d of 8 strengths, first at .*iteration limit") as told:
+    expected = r"did not converge in \d of 8 fits, first at strength .*iteration limit.* tol 3.0e-06\. To change that, raise"
+    with pytest.warns(ConvergenceWarning, match=expected) as told:
         regularization_path(given, X, LABELS, n_strengths=8, min_ratio=0.05)
-    assert len(told) == 1
+    assert len(told) == 1 and told[0].filename == __file__
+
+
+def test_numbers_that_overflow_are_an_error():
+    with pytest.raises(ValueError, match="objective or its gradient is not finite. Look for huge values in X"):
+        regularization_path(ClassifierGLM(3), np.float32(X) * 1e37, LABELS, [1.0, 0.1])
 
 
 def test_what_is_refused(path):
     with pytest.raises(ValueError, match="found UnRegularized"):
         regularization_path(ClassifierGLM(3, regularizer="UnRegularized"), X, LABELS)
+    with pytest.raises(TypeError, match="strengths must"):
+        regularization_path(ClassifierGLM(3, regularizer="Lasso"), X, LABELS, ["a"])
     with pytest.raises(ValueError, match="strengths must be finite and positive"):
         regularization_path(ClassifierGLM(3, regularizer="Lasso"), X, LABELS, [0.0])
     with pytest.raises(ValueError, match=r"label must be one of the classes \['a', 'b', 'c'\], found 'd'"):
