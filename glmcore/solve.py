@@ -30,10 +30,10 @@ from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
 from glmcore.sharding import on_automatic_mesh, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
-from glmcore.solvers.base import AbstractSolver, as_count, check_solver, with_default_tol
+from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
-from glmcore.tree import is_concrete
+from glmcore.tree import as_count, is_concrete
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian may be the fastest way, and
 #: the multiplications that its Hessian may cost: so many, or so many products with the features.
@@ -129,7 +129,8 @@ def fit(
     iteration limits run the same program, and so do other numbers of rows up to the next
     bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets: there
     fits with a smooth penalty and the default solver (or LBFGS) go side by side, in chunks that
-    bound the memory, and fits that share X share its products; others go one after the other.
+    bound the memory, and fits that share X share its products; others, and those without a penalty
+    whose weights differ, go one after the other.
 
     Under ``jax.grad`` and its kin ``params`` and ``objective`` are functions of the strengths, X and
     the weights, by the implicit function theorem: with t what moves and v the parameters in which
