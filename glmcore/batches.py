@@ -177,7 +177,8 @@ def _optimum_of_sample(model: GLM, found: Survey, sample: DenseProblem) -> Optio
         return None
     structure, widths = sample.coordinates.structure, sample.coordinates.widths
     X = jax.tree.unflatten(structure, np.split(np.asarray(sample.X), np.cumsum(widths)[:-1], axis=1))
-    solver = with_default_tol(_default_solver(model, 0), sample.X.dtype)
+    solver = Newton() if model.penalty.smooth else ProximalGradient()
+    solver = with_default_tol(solver, sample.X.dtype)
     moments = Moments(found.centre, found.deviation)
     result = run_fit(model, X, sample.y, sample.weight, moments, None, solver)
     return result.params if bool(result.status == Status.converged) else None

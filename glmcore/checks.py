@@ -1,6 +1,5 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
-import numbers
 from typing import Any
 
 import equinox as eqx
@@ -82,12 +81,6 @@ def _check_unmasked(values: Any, name: str) -> None:
 def _plain(values: Any) -> Any:
     """A NumPy array of no subclass, in which products and comparisons may mean something else."""
     return values if isinstance(values, jax.Array) else np.asarray(values)
-
-
-def check_count(name: str, value: Any) -> None:
-    """Anything but a positive whole number is refused."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive whole number, found {value!r}")
 
 
 def _check_labels(y: Any, n: int, n_classes: int) -> None:

@@ -13,6 +13,7 @@ from glmcore.identity import Identity
 from glmcore.results import FitProgress, FitResult
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status
+from glmcore.tree import as_count
 
 
 class Listeners(NamedTuple):
@@ -43,7 +44,7 @@ class HostLoop:
 
     def __init__(self, solver: AbstractSolver, listeners: Listeners):
         self._callbacks, self._checkpoint = listeners
-        intervals = [callback.every for callback in self._callbacks if hasattr(callback, "every")]
+        intervals = [as_count(c.every, f"every of {c!r}") for c in self._callbacks if hasattr(c, "every")]
         self._longest_stride = max(1, min(intervals, default=int(solver.maxiter)))
         self._began = self._told = time.perf_counter()
         self._report = FitProgress(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.centring import centred_rows
-from glmcore.checks import check_count, check_data, check_model, check_penalty, tell_of_labels
+from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
 from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.path_programs import Points, Progress, run_piece, run_survey
@@ -21,7 +21,7 @@ from glmcore.solve import default_solver, fit_size
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.status import Status, has_converged, tally
-from glmcore.tree import is_at_hand, is_concrete, is_real
+from glmcore.tree import as_count, is_at_hand, is_concrete, is_real
 
 _PENALTIES = (Ridge, Lasso, ElasticNet, GroupLasso)
 #: A path of Ridge begins at so many times the largest strength that a Lasso has a use for.
@@ -157,6 +157,7 @@ def regularization_path(
     path = _Path.of(model, X, y, weight, solver)
     dtype = weight.dtype
     if strengths is None:
+        n_strengths = int(n_strengths)
         ratios = np.geomspace(1, min_ratio, n_strengths) if n_strengths > 1 else np.ones(1)
         strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
     strengths = jnp.asarray(strengths, dtype)
@@ -316,7 +317,7 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
 
 def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     if strengths is None:
-        check_count("n_strengths", n_strengths)
+        as_count(n_strengths, "n_strengths")
         if not isinstance(min_ratio, numbers.Real) or not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None

@@ -1,13 +1,13 @@
 """Callbacks that show or keep how a fit proceeds."""
 
 import math
-import numbers
 import sys
 import time
 from typing import Any, Optional
 
 from glmcore.results import FitProgress
 from glmcore.status import Status
+from glmcore.tree import as_count
 
 
 class Progress:
@@ -74,7 +74,7 @@ class Trace:
     Raises
     ------
     ValueError
-        If ``every`` is not a positive integer.
+        If ``every`` is not a positive whole number.
 
     Examples
     --------
@@ -90,9 +90,7 @@ class Trace:
     """
 
     def __init__(self, every: int = 1):
-        if not (isinstance(every, numbers.Integral) and every > 0):
-            raise ValueError(f"every must be a positive integer, found {every!r}")
-        self.every = every
+        self.every = as_count(every, "every")
         self.reports: list[FitProgress] = []
 
     def __repr__(self) -> str:

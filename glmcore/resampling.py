@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from glmcore.checks import check_count, check_data, check_penalty
+from glmcore.checks import check_data, check_penalty
 from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.observations import check_key
@@ -18,7 +18,7 @@ from glmcore.sharding import on_automatic_mesh
 from glmcore.solve import fit
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status, has_converged, tally
-from glmcore.tree import is_at_hand
+from glmcore.tree import as_count, is_at_hand
 
 #: Numbers in the weights of the fits that go side by side.
 _WEIGHTS_AT_ONCE = 2**26
@@ -38,6 +38,17 @@ class _Refits(eqx.Module):
     def converged(self) -> Array:
         """Whether each answer is within ``tol``, one a fit."""
         return has_converged(self.status)
+
+    def _over_fits(self, reduce: Callable, of: Statistic, *trees: PyTree) -> PyTree:
+        """``reduce(value, kept, ...)`` of the parameters, or what ``of`` makes of them, over the fits
+        that are ``kept``; NaN if they are less than two."""
+        values = self.params if of is None else jax.vmap(of)(self.params)
+
+        def one(value, *others):
+            kept = self.converged.reshape(-1, *[1] * (value.ndim - 1))
+            return jnp.where(jnp.sum(self.converged) > 1, reduce(value, kept, *others), jnp.nan)
+
+        return jax.tree.map(one, values, *trees)
 
     def __repr__(self) -> str:
         if not is_at_hand(self):
@@ -75,12 +86,7 @@ class BootstrapResult(_Refits):
         pytree of arrays
             As ``of`` makes it; by default GLMParams.
         """
-        values, kept = _values(self, of), self.converged
-
-        def deviation(value):
-            return jnp.std(value, axis=0, ddof=1, where=_rows(kept, value))
-
-        return jax.tree.map(deviation, values)
+        return self._over_fits(lambda value, kept: jnp.std(value, axis=0, ddof=1, where=kept), of)
 
     def percentile_interval(self, level: float = 0.95, of: Statistic = None) -> tuple[PyTree, PyTree]:
         """The quantiles ``(1 - level) / 2`` and ``(1 + level) / 2`` over resamples.
@@ -103,13 +109,12 @@ class BootstrapResult(_Refits):
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, found {level!r}")
-        values, kept = _values(self, of), self.converged
 
         def quantile(share):
-            def one(value):
-                return jnp.nanquantile(jnp.where(_rows(kept, value), value, jnp.nan), share, axis=0)
+            def one(value, kept):
+                return jnp.nanquantile(jnp.where(kept, value, jnp.nan), share, axis=0)
 
-            return jax.tree.map(one, values)
+            return self._over_fits(one, of)
 
         return quantile((1 - level) / 2), quantile((1 + level) / 2)
 
@@ -118,7 +123,8 @@ class JackknifeResult(_Refits):
     """Fits that each leave out a row or a block of rows, the first axis of ``params`` and
     ``status``.
 
-    Fits that have not converged are left out of what the methods return.
+    Fits that have not converged are left out of what the methods return, which is NaN where less
+    than two are left.
 
     Parameters
     ----------
@@ -134,24 +140,22 @@ class JackknifeResult(_Refits):
         r"""Standard error :math:`\sqrt{\frac{m-1}{m} \sum_i (\theta_i - \bar\theta)^2}` of the
         parameters, or of what ``of`` makes of them, as in
         :meth:`BootstrapResult.standard_error`."""
-        values, kept = _values(self, of), self.converged
 
-        def error(value):
+        def error(value, kept):
             m = jnp.sum(kept).astype(value.dtype)
-            return jnp.sqrt(m - 1) * jnp.std(value, axis=0, where=_rows(kept, value))
+            return jnp.sqrt(m - 1) * jnp.std(value, axis=0, where=kept)
 
-        return jax.tree.map(error, values)
+        return self._over_fits(error, of)
 
     def bias(self, of: Statistic = None) -> PyTree:
         r"""Estimate :math:`(m-1) (\bar\theta - \hat\theta)` of the bias of the fit to all rows."""
-        values, kept = _values(self, of), self.converged
         whole = self.estimate if of is None else of(self.estimate)
 
-        def bias(value, estimate):
+        def bias(value, kept, estimate):
             m = jnp.sum(kept).astype(value.dtype)
-            return (m - 1) * (jnp.mean(value, axis=0, where=_rows(kept, value)) - estimate)
+            return (m - 1) * (jnp.mean(value, axis=0, where=kept) - estimate)
 
-        return jax.tree.map(bias, values, whole)
+        return self._over_fits(bias, of, whole)
 
 
 @on_automatic_mesh
@@ -221,10 +225,10 @@ def bootstrap(
     ((3, 2), True)
     """
     check_key(key)
-    check_count("n_resamples", n_resamples)
+    n_resamples = as_count(n_resamples, "n_resamples")
     X, y, weight = _checked(model, X, y, sample_weight)
     block, n_blocks = _blocks(groups, weight.size)
-    keys = jax.random.split(key, int(n_resamples))
+    keys = jax.random.split(key, n_resamples)
     return BootstrapResult(*_refit(model, X, y, weight, solver, block, n_blocks, keys, _drawn))
 
 
@@ -335,11 +339,3 @@ def _blocks(groups: Any, n: int) -> tuple[Optional[np.ndarray], int]:
     if n_blocks < 2:
         raise ValueError("groups must hold at least two different labels, found one")
     return block, n_blocks
-
-
-def _values(result: Any, of: Statistic) -> PyTree:
-    return result.params if of is None else jax.vmap(of)(result.params)
-
-
-def _rows(kept: Array, value: Array) -> Array:
-    return kept.reshape(-1, *[1] * (value.ndim - 1))

@@ -99,7 +99,7 @@ def local_rows(values: Array, n_rows: int) -> np.ndarray:
     >>> y.shape, glmcore.local_rows(y, 3)
     ((512,), array([0, 1, 1]...))
     """
-    shards = {_start(shard.index): shard.data for shard in values.addressable_shards}
+    shards = {_start(shard.index): shard.data for shard in jnp.asarray(values).addressable_shards}
     rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
     if len(rows) < n_rows:
         raise ValueError(f"n_rows must be at most {len(rows)}, the rows of this process; found {n_rows}")

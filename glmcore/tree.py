@@ -1,5 +1,6 @@
 """Arithmetic on pytrees of arrays."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,13 @@ def is_real(x: Any) -> bool:
     return getattr(dtype, "kind", None) in ("b", "i", "u", "f") or (
         dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     )
+
+
+def as_count(x: Any, name: str, expected: str = "a positive whole number") -> int:
+    """A positive whole number as a Python one, of which there may be a program each."""
+    if not isinstance(x, numbers.Real) or isinstance(x, bool) or x % 1 != 0 or x < 1:
+        raise ValueError(f"{name} must be {expected}, found {x!r}")
+    return int(x)
 
 
 def is_at_hand(tree: PyTree) -> bool:

@@ -36,9 +36,9 @@ class ClassifierGLM(FittingGLM):
         another program.
     solver_kwargs : dict, optional
         ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
-        float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size`` or
-        ``seed`` where the solver has one; ``verbose=True`` shows progress; ``callback``, one or a list, is called with
-        a ``glmcore.FitProgress``, or is a ``glmcore.Checkpoint``.
+        float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size``, ``capacities`` or ``seed``
+        where the solver has one; ``verbose=True`` shows progress; ``callback``, one or a list, is called with a
+        ``glmcore.FitProgress``, or is a ``glmcore.Checkpoint``.
 
     Attributes
     ----------

@@ -62,7 +62,7 @@ class ConvergenceDisplay:
         fit_params : dict, optional
             Further arguments of ``fit``, such as ``{"sample_weight": weight}``.
         name : str, optional
-            Default: the name of the solver.
+            Default: the name of the solver; of a LogisticRegression its own.
         best : float, optional
             As in the constructor.
         ax : matplotlib Axes, optional

@@ -416,7 +416,7 @@ def check_lengths(n, y_length):
         )
 
 
-def check_sample_weight(weight, n, *, argument="sample_weight"):
+def check_sample_weight(weight, n):
     """Check sample weights and cast them to the sample dtype.
 
     Parameters
@@ -425,8 +425,6 @@ def check_sample_weight(weight, n, *, argument="sample_weight"):
         A number is the weight of every sample.
     n : int
         Number of samples.
-    argument : str
-        The name of the argument in messages.
 
     Returns
     -------
@@ -446,20 +444,20 @@ def check_sample_weight(weight, n, *, argument="sample_weight"):
     """
     if weight is None:
         return None
-    values = np.asarray(_cast(_as_real_array(weight, argument)))
+    values = np.asarray(_cast(_as_real_array(weight, "sample_weight")))
     if values.ndim == 0:
         values = np.full(n, values)
     if values.shape != (n,):
-        raise ValueError(f"{argument} has shape {values.shape}, expected one weight a sample, shape {(n,)}")
+        raise ValueError(f"sample_weight has shape {values.shape}, expected one weight a sample, shape {(n,)}")
     for bad, what in ((~np.isfinite(values), "not finite"), (values < 0, "negative")):
         if bad.any():
             first = np.argmax(bad)
             raise ValueError(
-                f"{argument} holds weights that are {what}: {np.count_nonzero(bad)} of {n}, the first "
+                f"sample_weight holds weights that are {what}: {np.count_nonzero(bad)} of {n}, the first "
                 f"{values[first]} at index {first}. Expected finite weights >= 0."
             )
     if not values.any():
-        raise ValueError(f"{argument} is zero for all {n} samples, expected a weight above zero")
+        raise ValueError(f"sample_weight is zero for all {n} samples, expected a weight above zero")
     return values
 
 
@@ -519,7 +517,7 @@ def check_params(params, X, outputs, *, argument="init_params", known=()):
     return structure.unflatten(leaves[:-1]), leaves[-1]
 
 
-def check_mask(mask, X, outputs, *, argument="feature_mask"):
+def check_mask(mask, X, outputs):
     """Check a mask of coefficients against the features that these multiply.
 
     Parameters
@@ -530,8 +528,6 @@ def check_mask(mask, X, outputs, *, argument="feature_mask"):
         From `check_features`.
     outputs : tuple of int
         (n_targets, n_classes).
-    argument : str
-        The name of the argument in messages.
 
     Returns
     -------
@@ -549,10 +545,10 @@ def check_mask(mask, X, outputs, *, argument="feature_mask"):
     array([[[ True, False]]])
     """
     pairs, structure = jax.tree_util.tree_flatten_with_path(X)
-    leaves = _match_structure(mask, structure, argument)
+    leaves = _match_structure(mask, structure, "feature_mask")
     checked = []
     for (path, features), leaf in zip(pairs, leaves):
-        name, leaf = argument + keystr(path), np.asarray(leaf)
+        name, leaf = "feature_mask" + keystr(path), np.asarray(leaf)
         shape = (features.shape[1], *outputs)
         if leaf.shape != shape:
             raise ValueError(f"{name} has shape {leaf.shape}, expected (n_features, n_targets, n_classes) = {shape}")

@@ -226,7 +226,7 @@ def are_indices(classes):
     return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(classes.size))
 
 
-def encode(labels, classes, argument="y"):
+def encode(labels, classes):
     """Index of each label in the classes.
 
     Parameters
@@ -234,8 +234,6 @@ def encode(labels, classes, argument="y"):
     labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
         From `as_labels`. Equality decides: 1.0 and True are the class 1.
     classes : ndarray of shape (n_classes,)
-    argument : str
-        The name of the argument in messages.
 
     Returns
     -------
@@ -276,7 +274,7 @@ def encode(labels, classes, argument="y"):
         return indices
     what = "rows" if labels.ndim == 1 else "labels"
     raise ValueError(
-        f"{argument} holds labels that are not in classes_: {_listing(labels[~known])} ({np.count_nonzero(~known)} of "
+        f"y holds labels that are not in classes_: {_listing(labels[~known])} ({np.count_nonzero(~known)} of "
         f"{labels.size} {what}, first at {_place(~known)}). Valid labels: {_listing(classes, limit=20)}."
     )
 

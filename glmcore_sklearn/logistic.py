@@ -260,10 +260,10 @@ class LogisticRegression(LinearClassifier):
     @property
     def held_out_log_likelihood_(self):
         """Running mean of the log-likelihood of each batch before its step; only after `partial_fit`."""
-        if "_stream" not in vars(self):
+        stream = vars(self).get("_stream")
+        if stream is None or not float(stream.state.held_out.weight) > 0:
             raise AttributeError("held_out_log_likelihood_ is there after partial_fit")
-        held_out = self._stream.state.held_out
-        return float(held_out.mean) if float(held_out.weight) > 0 else np.nan
+        return float(stream.state.held_out.mean)
 
     def _strength(self):
         """C and l1_ratio in force, and the words about arguments that are on their way out."""

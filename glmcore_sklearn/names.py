@@ -150,8 +150,7 @@ def make_solver(kind: type, solver_kwargs: dict | None, **fixed: Any) -> glmcore
                 f"solver {kind.__name__} does not take the keyword {keyword!r} in solver_kwargs; "
                 f"accepted: {', '.join(accepted)}"
             )
-    settings = {k: _setting(k, v) for k, v in solver_kwargs.items() if k not in FIT_KWARGS}
-    return kind(**fixed, **settings)
+    return kind(**fixed, **{k: v for k, v in solver_kwargs.items() if k not in FIT_KWARGS})
 
 
 def make_callbacks(solver_kwargs: dict | None) -> list[Callable]:
@@ -160,31 +159,7 @@ def make_callbacks(solver_kwargs: dict | None) -> list[Callable]:
     if callback is None:
         callback = []
     given = callback if isinstance(callback, (list, tuple)) else [callback]
-    for each in given:
-        if not callable(each):
-            raise TypeError(f"callback in solver_kwargs must be callable or a list of callables, found {each!r}")
     return [*([glmcore.Progress()] if verbose else []), *given]
-
-
-def _setting(keyword: str, value: Any) -> Any:
-    if value is None and keyword in ("tol", "stepsize", "batch_size"):
-        return None
-    if keyword == "capacities":  # which the solver checks
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if isinstance(value, (bool, np.bool_)) or not (np.isfinite(number) and number >= 0):
-        raise ValueError(
-            f"{keyword} in solver_kwargs must be a finite number, not negative, found {value!r}"
-        )
-    if keyword in ("maxiter", "memory", "batch_size", "seed"):
-        least = 1 if keyword in ("memory", "batch_size") else 0
-        if number != int(number) or number < least:
-            raise ValueError(f"{keyword} in solver_kwargs must be a whole number, found {value!r}")
-        return int(number)
-    return number
 
 
 def _numbers(strength: Any) -> Any:

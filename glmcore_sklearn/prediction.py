@@ -203,7 +203,7 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         log_prob : array of shape (n_samples,)
             Log-probability of each drawn label.
         """
-        features, params = self._fitted("simulate", feedforward_input, nan="raise")
+        features, params = self._fitted("simulate", feedforward_input, nan="raise", argument="feedforward_input")
         index, log_prob = self._targets.simulate(self._predictor(), random_key, params, features.X)
         return labels.decode(np.asarray(index), self.classes_), log_prob
 
@@ -245,19 +245,19 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
                 f"set ``coef_`` and ``intercept_``, before calling ``{method}``"
             )
 
-    def _fitted(self, method, X, nan):
+    def _fitted(self, method, X, nan, argument="X"):
         """Checked features and parameters of a call that needs both."""
         self._check_fitted(method)
-        features = check_features(X, nan=nan)
-        return features, self._params_for(features)
+        features = check_features(X, argument=argument, nan=nan)
+        return features, self._params_for(features, argument=argument)
 
-    def _params_for(self, features, batch=None):
+    def _params_for(self, features, batch=None, argument="X"):
         """The parameters, which may have been set by hand, if features and labels are theirs."""
         n_axes = self._targets.LABEL_AXES
         coef = check_coef(self.coef_, n_axes + 1)
         fitted = jax.tree.map(lambda leaf: leaf.shape[0], coef)
         fitted_names = vars(self).get("feature_names_in_")
-        check_same_features(features, fitted, fitted_names, estimator=type(self).__name__)
+        check_same_features(features, fitted, fitted_names, argument=argument, estimator=type(self).__name__)
         targets = np.shape(self.intercept_)[: n_axes - 1]
         if batch is not None and batch.y.shape[1:] != targets:
             raise ValueError(

@@ -306,5 +306,5 @@ def test_a_trace_keeps_every_step_of_its_last_fit(glm):
         model.fit(X, LABELS)
     model.set_params(solver_kwargs={"callback": trace}).fit(X, LABELS)
     assert [report.n_iter for report in trace.reports] == list(range(1, glm.n_iter_ + 1))
-    with pytest.raises(ValueError, match="every must be a positive integer, found 0"):
+    with pytest.raises(ValueError, match="every must be a positive whole number, found 0"):
         glmcore.Trace(every=0)

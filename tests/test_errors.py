@@ -199,14 +199,14 @@ SETTINGS = {
     "solver_kwargs: of another solver": ({"solver_kwargs": {"memory": 3}, "solver_name": "BFGS"}, TypeError, "BFGS does not take the keyword 'memory'.*accepted: "),
     "solver_kwargs: type": ({"solver_kwargs": [1]}, TypeError, "solver_kwargs must be a dict, found list"),
     "tol: negative": ({"solver_kwargs": {"tol": -1}}, ValueError, "tol .*not negative, found -1"),
-    "tol: NaN": ({"solver_kwargs": {"tol": np.nan}}, ValueError, "tol .*finite number.*found nan"),
+    "tol: NaN": ({"solver_kwargs": {"tol": np.nan}}, ValueError, "tol .*finite.*found nan"),
     "tol: string": ({"solver_kwargs": {"tol": "small"}}, (ValueError, TypeError), "tol .*found 'small'"),
-    "maxiter: fraction": ({"solver_kwargs": {"maxiter": 2.5}}, ValueError, "maxiter .*whole number, found 2.5"),
+    "maxiter: fraction": ({"solver_kwargs": {"maxiter": 2.5}}, ValueError, "maxiter .*whole number, not negative, found 2.5"),
     "maxiter: negative": ({"solver_kwargs": {"maxiter": -2}}, ValueError, "maxiter .*found -2"),
-    "stepsize: infinite": ({"solver_kwargs": {"stepsize": np.inf}, "solver_name": "GradientDescent"}, ValueError, "stepsize .*found inf"),
+    "stepsize: infinite": ({"solver_kwargs": {"stepsize": np.inf}, "solver_name": "GradientDescent"}, ValueError, "stepsize .*finite.*found inf"),
     "stepsize: negative": ({"solver_kwargs": {"stepsize": -0.1}, "solver_name": "SVRG"}, ValueError, "stepsize .*not negative, found -0.1"),
     "batch_size: zero": ({"solver_kwargs": {"batch_size": 0}, "solver_name": "SVRG"}, ValueError, "batch_size .*found 0"),
-    "batch_size: fraction": ({"solver_kwargs": {"batch_size": 2.5}, "solver_name": "ProxSVRG"}, ValueError, "batch_size .*whole number, found 2.5"),
+    "batch_size: fraction": ({"solver_kwargs": {"batch_size": 2.5}, "solver_name": "ProxSVRG"}, ValueError, "batch_size .*whole number or None, found 2.5"),
     "callback": ({"solver_kwargs": {"callback": 3}}, TypeError, "callback .*callables, found 3"),
     "link: type": ({"inverse_link_function": 3}, TypeError, "inverse_link_function must be callable or None, found 3"),
     "link: shape": ({"inverse_link_function": wrong_shape}, (ValueError, TypeError), r"inverse_link|\(60, 2\)"),
@@ -543,6 +543,16 @@ def test_log_likelihood_names_a_short_y():
     good = glmcore.GLMParams(np.zeros((2, 3)), np.zeros(3))
     with pytest.raises(ValueError, match=r"y must have shape \(5,\), one label a row of X; found \(4,\)"):
         glmcore.log_likelihood(glm, good, features, np.zeros(4, int))
+
+
+def test_null_log_likelihood_names_what_is_wrong():
+    glm = glmcore.GLM(glmcore.Categorical(3))
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(4,\), found \(1,\)"):
+        glmcore.null_log_likelihood(glm, np.zeros(4, int), np.ones(1))
+    with pytest.raises(TypeError, match="y must hold integer class indices, found dtype float32"):
+        glmcore.null_log_likelihood(glm, np.zeros(4, np.float32))
+    found = glmcore.null_log_likelihood(glm, np.array([0, 1, 5, -1, 1]), np.array([1, 2, 0, 0, 1]))
+    np.testing.assert_allclose(found, np.log([0.25, 0.75, np.nan, np.nan, 0.75]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("link", [np.exp, lambda eta: eta - np.log(np.exp(eta).sum(axis=-1, keepdims=True))], ids=["ufunc", "function"])

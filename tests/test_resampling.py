@@ -116,9 +116,19 @@ def test_fits_without_an_answer_are_left_out():
     np.testing.assert_allclose(high.coef, np.quantile(coef[::2], 0.75, axis=0))
     jack = glmcore.JackknifeResult(estimate, params, status)
     np.testing.assert_allclose(jack.standard_error().coef, np.full((2, 2), np.sqrt(1 / 2 * 32)))
-    nobody = jax.tree.map(lambda *s: jnp.stack(s), *[Status.separable] * 3)
-    none = glmcore.BootstrapResult(estimate, params, nobody)
-    assert np.isnan(none.standard_error().coef).all() and np.isnan(none.percentile_interval()[0].coef).all()
+
+
+@pytest.mark.parametrize("n_good", [0, 1])
+def test_less_than_two_fits_with_an_answer_have_no_spread(n_good):
+    params = GLMParams(jnp.arange(12.0).reshape(3, 2, 2), jnp.zeros((3, 2)))
+    estimate = jax.tree.map(lambda leaf: leaf[0], params)
+    ends = [Status.converged] * n_good + [Status.separable] * (3 - n_good)
+    status = jax.tree.map(lambda *s: jnp.stack(s), *ends)
+    boot = glmcore.BootstrapResult(estimate, params, status)
+    jack = glmcore.JackknifeResult(estimate, params, status)
+    spreads = boot.standard_error(), *boot.percentile_interval(), jack.standard_error(), jack.bias()
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(spreads))
+    assert np.isnan(jack.bias(lambda params: params.coef[0, 0]))
 
 
 @pytest.mark.slow

@@ -137,6 +137,18 @@ def test_held_out_log_likelihood_is_there_after_a_step_only():
     assert not hasattr(ClassifierGLM(K).fit(X, Y), "held_out_log_likelihood_")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", [LogisticRegression(solver=optax.sgd(np.inf)), ClassifierGLM(K, solver_name=optax.sgd(np.inf))])
+def test_a_step_that_was_refused_has_no_held_out_log_likelihood(model):
+    if isinstance(model, LogisticRegression):
+        model.partial_fit(X, Y, classes=range(K))
+    else:
+        model.set_classes(range(K))
+        params = model.initialize_params(X, Y)
+        model.update(params, model.initialize_optimizer_and_state(params, X, Y), X, Y)
+    assert not hasattr(model, "held_out_log_likelihood_")
+
+
 def test_other_arguments_count_from_the_next_batch_on():
     model = LogisticRegression(solver="GradientDescent").partial_fit(X, Y, classes=range(K))
     model.set_params(C=1e-6).partial_fit(X, Y)

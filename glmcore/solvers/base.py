@@ -48,13 +48,18 @@ _SETTINGS = {
 def as_float(x: Any) -> Any:
     """Numbers as arrays, which a jit traces; what is none is left to :func:`check_solver`."""
     number = x.item() if isinstance(x, np.generic) else x
-    fits = isinstance(number, numbers.Real) and abs(number) <= _LARGEST
-    return np.asarray(number, dtype=np.float64) if fits else x
+    fits = _is_number(number) and abs(number) <= _LARGEST
+    return np.asarray(number, dtype=np.float64) if fits else number
 
 
 def as_int(x: Any) -> Any:
-    whole = isinstance(x, numbers.Real) and x % 1 == 0 and abs(x) < 2**31
-    return np.asarray(x, dtype=np.int32) if whole else x
+    number = x.item() if isinstance(x, np.generic) else x
+    whole = _is_number(number) and number % 1 == 0 and abs(number) < 2**31
+    return np.asarray(number, dtype=np.int32) if whole else number
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
 
 
 def is_rounding(excess: Float[Array, ""], params: PyTree) -> Bool[Array, ""]:
@@ -62,13 +67,6 @@ def is_rounding(excess: Float[Array, ""], params: PyTree) -> Bool[Array, ""]:
     predictor by its rounding only: it says nothing about the step size."""
     rounding = 2 * jnp.finfo(excess.dtype).eps * tree_norm(params)
     return jnp.abs(excess) <= jnp.square(rounding)
-
-
-def as_count(x: Any, name: str, expected: str = "a positive whole number") -> int:
-    """A positive whole number, of which there is a program each."""
-    if not isinstance(x, numbers.Real) or isinstance(x, bool) or x % 1 != 0 or x < 1:
-        raise ValueError(f"{name} must be {expected}, found {x!r}")
-    return int(x)
 
 
 class AbstractSolver(eqx.Module):
@@ -176,4 +174,5 @@ def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
         elif isinstance(value, np.ndarray) and not 0 <= value < np.inf:
             error = ValueError
         if error is not None:
-            raise error(f"{type(solver).__name__}: {name} must be {kind}, found {value}")
+            found = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+            raise error(f"{type(solver).__name__}: {name} must be {kind}, found {found!r}")

@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
-from glmcore.solvers.base import as_count, as_float, as_int
+from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
 from glmcore.solvers.preconditioner import Preconditioner, affords_classes, is_renewed
+from glmcore.tree import as_count
 
 #: After so many steps the preconditioner is made anew where the fit has got to: early if it has a
 #: block a class, since then few steps are left.

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Look, Problem
-from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int
+from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int
 from glmcore.solvers.line_search import highest_accepted
 from glmcore.solvers.quadratic import Quadratic, minimise
-from glmcore.tree import tree_dot, tree_sub, tree_where
+from glmcore.tree import as_count, tree_dot, tree_sub, tree_where
 
 #: Sizes of a working set; with more entries that are not zero the Hessian is not formed.
 _CAPACITIES = (128, 256, 512, 2048)

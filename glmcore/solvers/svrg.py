@@ -29,9 +29,9 @@ from glmcore.dense import DenseProblem
 from glmcore.params import GLMParams
 from glmcore.problem import Look
 from glmcore.solvers.accelerated import as_stepsize
-from glmcore.solvers.base import AbstractSolver, Standing, as_count, as_float, as_int, is_rounding
+from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int, is_rounding
 from glmcore.solvers.preconditioner import Preconditioner
-from glmcore.tree import tree_axpy, tree_dot, tree_norm, tree_sub, tree_where
+from glmcore.tree import as_count, tree_axpy, tree_dot, tree_norm, tree_sub, tree_where
 
 #: Rows that the steps of an epoch read, in rows of the data.
 _PASSES = 2
