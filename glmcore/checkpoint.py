@@ -117,7 +117,7 @@ class Checkpoint:
         arrays, rest = eqx.partition(run, _is_array)
         leaves, structure = jax.tree.flatten(arrays)
         with npz.opened(file) as archive:
-            header = archive.readable_header(_FORMAT)
+            header = archive.header(_FORMAT)
             document = npz.typed(archive.document("fit"), dict)
             saved = Identity(*(npz.typed(document[name], str) for name in Identity._fields))
             difference = identity.difference(saved)

@@ -135,8 +135,8 @@ def _slope_and_value(
     problem: Problem, params: GLMParams
 ) -> tuple[Float[Array, "p1 K"], Float[Array, ""]]:
     look = problem.look(problem.predictor(params))
-    coef = look.gradient.coef + problem.penalty_gradient(params.coef)
-    return stacked(GLMParams(coef, look.gradient.intercept)), look.loss + problem.penalty_value(params.coef)
+    gradient = problem.penalised(params, look.gradient)
+    return stacked(gradient), look.loss + problem.penalty_value(params.coef)
 
 
 def _to_user(problem: Problem, step: GLMParams) -> GLMParams:

@@ -134,7 +134,7 @@ class _Archive:
         return json.loads(text, parse_int=_parse_int)
 
     def header(self, format: str) -> dict:
-        """What wrote the file, which may be a later version."""
+        """Which format and which libraries wrote the file; a later format is refused."""
         if "header.npy" not in self.members:
             raise Refused("glmcore did not write it (it has no header)")
         header = typed(self.document("header"), dict)
@@ -145,11 +145,6 @@ class _Archive:
             raise Refused("there is no format of its version")
         for version in typed(header["libraries"], dict).values():
             typed(version, str)
-        return header
-
-    def readable_header(self, format: str) -> dict:
-        """The header, of a version that this one can read."""
-        header = self.header(format)
         if header["version"] > VERSION:
             writer = header["libraries"].get("glmcore", "a later version")
             raise Refused(f"glmcore {writer} wrote it in the newer format {header['version']}; upgrade glmcore")

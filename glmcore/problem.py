@@ -174,6 +174,11 @@ class Problem(eqx.Module):
     def penalty_gradient(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
         return jax.grad(self.penalty_value)(coef)
 
+    def penalised(self, params: GLMParams, loss_gradient: GLMParams) -> GLMParams:
+        """The gradient of the objective from that of the loss."""
+        coef = loss_gradient.coef + self.penalty_gradient(params.coef)
+        return GLMParams(coef, loss_gradient.intercept)
+
     def penalty_excess(
         self, new: Float[Array, "p K"], old: Float[Array, "p K"]
     ) -> Float[Array, ""]:

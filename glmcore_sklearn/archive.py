@@ -156,44 +156,13 @@ def load(
     """
     mapping = dict(mapping or {})
     with npz.opened(path) as archive:
-        archive.readable_header(FORMAT)
+        archive.header(FORMAT)
         reader = _Reader(archive.read, codecs, functions, mapping)
         content = npz.typed(reader.value(archive.document("content"), ()), dict)
         archive.check_all_read()
         if unused := sorted(set(mapping) - reader.used, key=str):
             raise npz.Refused(f"it has no use for {unused} of mapping_dict; it can use {sorted(reader.known)}")
     return content
-
-
-def read_header(path: str | os.PathLike) -> dict:
-    """Read which format and which libraries wrote an archive, also one of a newer format.
-
-    Parameters
-    ----------
-    path : str or path
-        The file, with or without ``.npz``.
-
-    Returns
-    -------
-    dict
-        ``"format"`` (``"glmcore"``), ``"version"`` (int) and ``"libraries"`` (name to version).
-
-    Raises
-    ------
-    ValueError
-        The file is foreign or damaged.
-    FileNotFoundError, PermissionError, IsADirectoryError
-        The file cannot be opened.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     read_header(save(f"{folder}/model", {}))["version"]
-    1
-    """
-    with npz.opened(path) as archive:
-        return archive.header(FORMAT)
 
 
 _SCALARS = (  # those that JSON has no exact word for, as text

@@ -28,7 +28,7 @@ from hypothesis.extra import numpy as hnp
 from mutation import mutated, with_checksums
 
 from glmcore_sklearn import archive
-from glmcore_sklearn.archive import Codec, load, read_header, save
+from glmcore_sklearn.archive import Codec, load, save
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -353,8 +353,6 @@ def test_missing_directories_and_files(tmp_path):
         load(tmp_path / "m")
     with pytest.raises(IsADirectoryError):
         load(tmp_path)
-    with pytest.raises(IsADirectoryError):
-        read_header(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom modes stop")
@@ -441,7 +439,8 @@ def test_saving_onto_a_directory_leaves_nothing(tmp_path):
 
 
 def test_the_header_says_what_wrote_the_file(tmp_path):
-    header = read_header(save(tmp_path / "m", {}))
+    with np.load(save(tmp_path / "m", {})) as members:
+        header = json.loads(members["header"].tobytes())
     assert header["format"] == "glmcore" and header["version"] == 1
     assert header["libraries"]["numpy"] == np.__version__ and header["libraries"]["jax"] == jax.__version__
     assert {"python", "numpy", "jax"} <= set(header["libraries"]) <= {"python", "numpy", "jax", "glmcore"}
@@ -484,7 +483,6 @@ def test_a_newer_format_asks_to_upgrade(tmp_path):
     refused(path, "compressed")
     path = pack(tmp_path / "m.npz", {"new": 1}, header, other=b"")
     refused(path, r"9\.1 wrote it in the newer format 2; upgrade glmcore")
-    assert read_header(path) == header
 
 
 WRONG_HEADERS = {
@@ -498,10 +496,7 @@ WRONG_HEADERS = {
 
 @pytest.mark.parametrize("name", WRONG_HEADERS)
 def test_a_wrong_header_is_refused(tmp_path, name):
-    path = pack(tmp_path / "m.npz", {"dict": []}, WRONG_HEADERS[name])
-    refused(path)
-    with pytest.raises(ValueError, match="cannot load"):
-        read_header(path)
+    refused(pack(tmp_path / "m.npz", {"dict": []}, WRONG_HEADERS[name]))
 
 
 # ---------------------------------------------------------------------------------------------------- hostile files
@@ -551,8 +546,6 @@ def test_foreign_files_are_refused(tmp_path, name):
     path = tmp_path / "m.npz"
     path.write_bytes(FOREIGN[name])
     refused(path)
-    with pytest.raises(ValueError, match="cannot load"):
-        read_header(path)
 
 
 def test_other_archives_are_refused(tmp_path):

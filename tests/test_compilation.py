@@ -1,7 +1,11 @@
 """Compiled by type and shape, never by value: a second fit adds no program and no trace."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ from helpers import model, slow, small
 import glmcore
 from glmcore import jit
 
+ROOT = Path(__file__).parent.parent
 N, P, K = 60, 4, 3
 X, Y = small(seed=3)
 X = X.astype(np.float32)
@@ -150,6 +155,14 @@ def test_small_programs_compiled_in_a_hurry_give_the_same(monkeypatch):
     np.testing.assert_allclose(hasty(params, X, y), glm.objective(params, X, y), rtol=1e-6)
     inside = jax.jit(lambda number: number + hasty(params, X, y))  # where options are refused
     np.testing.assert_allclose(inside(1.0), 1 + glm.objective(params, X, y), rtol=1e-6)
+
+
+def test_what_users_run_is_compiled_with_options_and_right():
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    variables |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "JAX_PLATFORMS": "cpu"}
+    script = [sys.executable, "-W", "error::UserWarning", str(ROOT / "tests" / "without_flags.py")]
+    done = subprocess.run(script, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_batching_alone_makes_no_program_to_be_a_part_of(monkeypatch):

@@ -44,7 +44,7 @@ class GradientDescent(AbstractAccelerated):
         return 1 + penalty / loss
 
     def gradient(self, problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
-        return GLMParams(loss.coef + problem.penalty_gradient(params.coef), loss.intercept)
+        return problem.penalised(params, loss)
 
     def excess(self, problem: Problem, new: GLMParams, old: GLMParams) -> Float[Array, ""]:
         return problem.penalty_excess(new.coef, old.coef)

@@ -122,7 +122,7 @@ class AbstractDescent(AbstractSolver):
 
     def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
         objective = look.loss + problem.penalty_value(params.coef)
-        gradient = _penalised(problem, params, look.gradient)
+        gradient = problem.penalised(params, look.gradient)
         nowhere = jax.tree.map(jnp.zeros_like, params)
         undirected, none = jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32)
         age = jnp.max(jnp.abs(look.eta)), none, none
@@ -159,7 +159,7 @@ class AbstractDescent(AbstractSolver):
             accepted = trial.accepted
             step = jax.tree.map(lambda d: jnp.where(accepted, trial.alpha * d, 0), cache.direction)
             there = jax.tree.map(jnp.add, params, step)
-            gradient = _penalised(problem, there, problem.gradient(trial.residual))
+            gradient = problem.penalised(there, problem.gradient(trial.residual))
             gradient = tree_where(accepted, gradient, cache.gradient)
             objective = jnp.where(accepted, trial.objective, cache.progress.objective)
             return there, step, trial.alpha, change, gradient, objective, accepted
@@ -180,11 +180,6 @@ class AbstractDescent(AbstractSolver):
         direction = state.direction(problem, eta, gradient)
         age = cache.widest, cache.since + 1, cache.anchored
         return there, state, DescentCache.of(eta, objective, gradient, direction, failures, *age)
-
-
-def _penalised(problem: Problem, params: GLMParams, loss: GLMParams) -> GLMParams:
-    """The gradient of the objective from that of the loss."""
-    return GLMParams(loss.coef + problem.penalty_gradient(params.coef), loss.intercept)
 
 
 def _remember(

@@ -73,8 +73,7 @@ class Optax(AbstractSolver):
     def evaluate(
         self, problem: Problem, params: GLMParams, look: Look, state: Any
     ) -> OptaxCache:
-        coordinates, inner = problem.coordinates, look.gradient
-        inner = GLMParams(inner.coef + problem.penalty_gradient(params.coef), inner.intercept)
+        coordinates, inner = problem.coordinates, problem.penalised(params, look.gradient)
         # The chain rule through coef = a coef', intercept = intercept' - m coef.
         coef = inner.coef / coordinates.scale
         coef = coef + coordinates.centre[:, None] * inner.intercept[None, :]

@@ -242,8 +242,7 @@ def _judge(
 
     def slope(point: tuple[GLMParams, SVRGCache]) -> Float[Array, ""]:
         params, cache = point
-        penalty = problem.penalty_gradient(params.coef)
-        return tree_dot(GLMParams(cache.gradient.coef + penalty, cache.gradient.intercept), displacement)
+        return tree_dot(problem.penalised(params, cache.gradient), displacement)
 
     before, after = slope(old), slope(new)
     was, found = old[1].progress.objective, new[1].progress.objective
@@ -354,8 +353,7 @@ class SVRG(AbstractSVRG):
     def move(
         self, problem: DenseProblem, state: SVRGState, params: GLMParams, gradient: GLMParams
     ) -> GLMParams:
-        coef = gradient.coef + problem.penalty_gradient(params.coef)
-        direction = state.metric.apply(GLMParams(coef, gradient.intercept))
+        direction = state.metric.apply(problem.penalised(params, gradient))
         direction = GLMParams(problem.masked(direction.coef), direction.intercept)
         return tree_axpy(-state.stepsize, direction, params)
 
