@@ -14,7 +14,7 @@ from glmcore.centring import centred_rows
 from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
 from glmcore.model import GLM
 from glmcore.params import GLMParams
-from glmcore.path_programs import Points, Progress, run_piece, run_survey
+from glmcore.path_programs import Answers, Reached, run_null, run_piece
 from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
 from glmcore.sharding import on_automatic_mesh
 from glmcore.solve import default_solver, fit_size
@@ -162,9 +162,9 @@ def regularization_path(
         strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
     strengths = jnp.asarray(strengths, dtype)
     falling = jnp.argsort(-strengths)
-    points = path.walk(_padded(strengths[falling]), until=strengths.size).points
-    points = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], points)
-    result = _result(strengths, points, X)
+    answers = path.walk(_padded(strengths[falling]), until=strengths.size).answers
+    answers = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], answers)
+    result = _result(strengths, answers, X)
     return tell_of_labels(result, y, weight, model.observations.n_outputs)
 
 
@@ -216,7 +216,7 @@ class _Path(eqx.Module):
     def largest(self, n_strengths: int) -> Float[Array, ""]:
         """The first strength of a path: with it all penalised coefficients are zero."""
         strengths = _padded(jnp.zeros(n_strengths, self.data[2].dtype))
-        start, bound = run_survey(self.model, *self.data, strengths)
+        start, bound = run_null(self.model, *self.data, strengths)
         error = 4 * jnp.finfo(bound.dtype).eps
         if not self._nothing_is_free():  # the rest is fitted by the program of the path itself
             start, error = self.walk(strengths + bound, until=1), 100 * self.solver.tol
@@ -235,21 +235,21 @@ class _Path(eqx.Module):
             pressure = jax.tree.leaves(self.model.penalty.pressure(ones))
         return all(np.isfinite(part).all() for part in pressure)
 
-    def walk(self, strengths: Float[Array, " L"], until: int) -> Progress:
+    def walk(self, strengths: Float[Array, " L"], until: int) -> Reached:
         """Answers at the first ``until`` strengths, which fall."""
-        progress, _ = run_survey(self.model, *self.data, strengths)
+        reached, _ = run_null(self.model, *self.data, strengths)
         path, until = (self.model, *self.data, strengths), jnp.asarray(until, jnp.int32)
         if not self.screened:
-            return run_piece(*path, progress, until, None, self.solver, None)
+            return run_piece(*path, reached, until, None, self.solver, None)
         n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data[0]))
         working_set = _WorkingSet(*self.shape, large=n_bytes > _SMALL_BYTES)
-        while progress.count < until:
-            working_set = working_set.grown(progress, strengths)
+        while reached.count < until:
+            working_set = working_set.grown(reached, strengths)
             solver = working_set.limit(self.solver)
-            progress = run_piece(
-                *path, progress, until, working_set.index, solver, working_set.room
+            reached = run_piece(
+                *path, reached, until, working_set.index, solver, working_set.room
             )
-        return progress
+        return reached
 
 
 def _padded(strengths: Float[Array, " L"]) -> Float[Array, " M"]:
@@ -272,10 +272,10 @@ class _WorkingSet:
     size: int = 0
     entries: int = 0
 
-    def grown(self, progress: Progress, strengths: Array) -> "_WorkingSet":
+    def grown(self, reached: Reached, strengths: Array) -> "_WorkingSet":
         """The working set for what comes next, not smaller than before."""
-        coef, pressure = np.asarray(progress.params.coef), np.asarray(progress.pressure)
-        needed = (coef != 0) | (pressure > float(strengths[progress.count]))
+        coef, pressure = np.asarray(reached.params.coef), np.asarray(reached.pressure)
+        needed = (coef != 0) | (pressure > float(strengths[reached.count]))
         score = np.where(needed.any(axis=1), np.inf, pressure.max(axis=1))
         sizes = _FEATURES if self.large else ()
         size = self._rounded(int(needed.any(axis=1).sum()), sizes, self.n_features)
@@ -339,17 +339,17 @@ def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     return array
 
 
-def _result(strengths: Float[Array, " L"], points: Points, X: PyTree) -> PathResult:
+def _result(strengths: Float[Array, " L"], answers: Answers, X: PyTree) -> PathResult:
     leaves, structure = jax.tree.flatten(X)
     widths = [leaf.shape[1] for leaf in leaves]
     cuts = np.cumsum(widths)[:-1]
-    coef = jax.tree.unflatten(structure, jnp.split(points.coef, cuts, axis=1))
+    coef = jax.tree.unflatten(structure, jnp.split(answers.coef, cuts, axis=1))
     return PathResult(
         strengths=strengths,
-        params=GLMParams(coef, points.intercept),
-        objective=points.objective,
-        optimality=points.optimality,
-        n_iter=points.n_iter,
-        status=points.status,
-        nonzeros=jnp.sum(points.coef != 0, axis=(1, 2), dtype=jnp.int32),
+        params=GLMParams(coef, answers.intercept),
+        objective=answers.objective,
+        optimality=answers.optimality,
+        n_iter=answers.n_iter,
+        status=answers.status,
+        nonzeros=jnp.sum(answers.coef != 0, axis=(1, 2), dtype=jnp.int32),
     )

@@ -23,7 +23,7 @@ _SLACK = 1.01
 _CROWDED = 0.75
 
 
-class Points(eqx.Module):
+class Answers(eqx.Module):
     """Answers along a path, or one of them: coefficients stacked, on the user's scale."""
 
     coef: Float[Array, "*L p K"]
@@ -34,7 +34,7 @@ class Points(eqx.Module):
     status: Status
 
     @classmethod
-    def none(cls, n_strengths: int, p: int, n_outputs: int, dtype: Any) -> "Points":
+    def none(cls, n_strengths: int, p: int, n_outputs: int, dtype: Any) -> "Answers":
         """Room for so many answers."""
         zeros = jnp.zeros(n_strengths, dtype)
         return cls(
@@ -47,14 +47,14 @@ class Points(eqx.Module):
         )
 
 
-class Progress(eqx.Module):
+class Reached(eqx.Module):
     """How far a path has come: answers up to ``count``, and where it stands.
 
     ``params`` are inner coordinates of all features, and ``pressure`` is that of the loss there
     on the coefficients, in multiples of the penalty's own strengths.
     """
 
-    points: Points
+    answers: Answers
     count: Int[Array, ""]
     params: GLMParams
     pressure: Float[Array, "p K"]
@@ -63,7 +63,7 @@ class Progress(eqx.Module):
 class _Walk(eqx.Module):
     """A piece of a path under way; ``seen`` is what the next look at ``params`` needs."""
 
-    points: Points
+    answers: Answers
     count: Int[Array, ""]
     params: GLMParams
     state: Any
@@ -78,20 +78,88 @@ def scaled(penalty: AbstractScalablePenalty, factor: Array) -> AbstractScalableP
 
 
 @quick_jit
-def run_survey(model, X, y, weight, moments, strengths: Float[Array, " L"]):
+def run_null(model, X, y, weight, moments, strengths: Float[Array, " L"]):
     """A path of so many strengths before its first one, at the null model, and a strength that
     surely holds at zero all that is penalised."""
     model = in_dtype(model, weight.dtype)
     problem = make_problem(model, X, y, weight, moments)
     residual = problem.loss_and_residual(problem.null_predictor())[1]
     pressure = problem.pressure(problem.gradient(residual).coef)
-    points = Points.none(strengths.size, *problem.coordinates.scale.shape, weight.dtype)
+    answers = Answers.none(strengths.size, *problem.coordinates.scale.shape, weight.dtype)
     none = jnp.zeros((), jnp.int32)
-    start = Progress(points, none, problem.null_params(), pressure)
+    start = Reached(answers, none, problem.null_params(), pressure)
     # No residual of the softmax exceeds one, and a feature correlates with none better than it
     # deviates.
     most = problem.pressure(problem.coordinates.deviation[:, None] * problem.coordinates.scale)
     return start, 2 * jnp.max(jnp.where(jnp.isfinite(most), most, 0))
+
+
+class _Piece(eqx.Module):
+    """A part of a path with the features of ``index``, None: all of them, the ``part`` of the
+    ``whole``; ``room`` is how many entries may be not zero, None: all."""
+
+    whole: Problem
+    part: Problem
+    index: Optional[Int[Array, " q"]]
+    solver: AbstractSolver
+    yardstick: Float[Array, ""]
+    room: Optional[int] = eqx.field(static=True)
+
+    @property
+    def _lasting(self) -> bool:
+        """Whether the solver's cache serves under the next penalty too."""
+        return isinstance(self.solver, ProximalNewton)
+
+    def start(self, reached: Reached, strength: Float[Array, ""]) -> _Walk:
+        params = reached.params
+        if self.index is not None:
+            params = GLMParams(params.coef[self.index], params.intercept)
+        seen = self.part.predictor(params)
+        problem = _stronger(self.part, strength)
+        state = self.solver.init(problem, params, seen)
+        if self._lasting:
+            seen = self.solver.evaluate(problem, params, problem.look(seen), state)
+        return _Walk(reached.answers, reached.count, params, state, seen, jnp.zeros((), bool))
+
+    def forward(self, walk: _Walk, strength: Float[Array, ""]) -> _Walk:
+        """One strength further, or stopped where a feature is missed."""
+        problem, everything = (_stronger(q, strength) for q in (self.part, self.whole))
+        task = Task(problem, self.solver, self.yardstick)
+        run = advance(task, self._run(problem, walk), self.solver.maxiter)
+        found = self.solver.finish(problem, run.params, run.cache)
+        run = eqx.tree_at(lambda r: r.cache.progress, run, found)
+        seen = run.cache if self._lasting else problem.predictor(run.params)
+        params, optimality = self.spread(run.params), found.optimality
+        if self.index is not None:
+            optimality = everything.optimality(params, self.gradient(seen))
+        crowded = jnp.zeros((), bool)
+        if self.room is not None:
+            crowded = jnp.sum(run.params.coef != 0) > _CROWDED * self.room
+        allowed = jnp.where(crowded, 0, _SLACK * found.optimality)
+        missed = optimality > jnp.maximum(allowed, task.tol * self.yardstick)
+        answer = _answer(task, run, everything, params, optimality)
+        stored = jax.tree.map(
+            lambda all, one: jnp.where(missed, all, all.at[walk.count].set(one)), walk.answers, answer
+        )
+        count = walk.count + jnp.where(missed, 0, 1).astype(jnp.int32)
+        return _Walk(stored, count, run.params, run.state, seen, missed | crowded)
+
+    def _run(self, problem: Problem, walk: _Walk) -> Run:
+        if not self._lasting:
+            return Run.of(problem, walk.params, problem.look(walk.seen), walk.state, self.solver)
+        cache = self.solver.under(problem, walk.params, walk.seen)
+        return Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
+
+    def spread(self, params: GLMParams) -> GLMParams:
+        """With zeros for the features that are left out."""
+        if self.index is None:
+            return params
+        zero = jnp.zeros_like(self.whole.coordinates.scale)
+        return GLMParams(zero.at[self.index].set(params.coef), params.intercept)
+
+    def gradient(self, seen: Any) -> GLMParams:
+        """That of the loss in all coefficients."""
+        return self.whole.look(seen.eta if self._lasting else seen).gradient
 
 
 @quick_jit
@@ -102,88 +170,38 @@ def run_piece(
     weight,
     moments,
     strengths: Float[Array, " L"],
-    progress: Progress,
+    reached: Reached,
     until: Int[Array, ""],
     index: Optional[Int[Array, " q"]],
     solver: AbstractSolver,
     room: Optional[int],
-) -> Progress:
-    """Answers from ``progress.count`` to ``until`` with the features of ``index`` (None: all of
+) -> Reached:
+    """Answers from ``reached.count`` to ``until`` with the features of ``index`` (None: all of
     them); earlier where one of the others is missed, or a share of ``room`` entries are not zero."""
     model, solver = in_dtype((model, solver), weight.dtype)
     whole = make_problem(model, X, y, weight, moments)
     part = whole if index is None else whole.on_features(index)
-    measure = whole.yardstick(whole.null_optimality(), solver.tol)
-
-    def chosen(params: GLMParams) -> GLMParams:
-        return params if index is None else GLMParams(params.coef[index], params.intercept)
-
-    def spread(params: GLMParams) -> GLMParams:
-        if index is None:
-            return params
-        zero = jnp.zeros_like(whole.coordinates.scale)
-        return GLMParams(zero.at[index].set(params.coef), params.intercept)
-
-    lasting = isinstance(solver, ProximalNewton)  # a cache that serves under the next penalty too
-
-    def beginning(problem: Problem, walk: _Walk) -> Run:
-        if not lasting:
-            return Run.of(problem, walk.params, problem.look(walk.seen), walk.state, solver)
-        cache = solver.under(problem, walk.params, walk.seen)
-        return Run(walk.params, walk.state, cache, jnp.zeros((), jnp.int32))
-
-    def whole_gradient(seen: Any) -> GLMParams:
-        eta = seen.eta if lasting else seen
-        return whole.look(eta).gradient
-
-    def forward(walk: _Walk) -> _Walk:
-        problem, everything = (_stronger(q, strengths[walk.count]) for q in (part, whole))
-        task = Task(problem, solver, measure)
-        run = advance(task, beginning(problem, walk), solver.maxiter)
-        found = solver.finish(problem, run.params, run.cache)
-        run = eqx.tree_at(lambda r: r.cache.progress, run, found)
-        seen = run.cache if lasting else problem.predictor(run.params)
-        params, optimality = spread(run.params), found.optimality
-        if index is not None:
-            optimality = everything.optimality(params, whole_gradient(seen))
-        crowded = jnp.zeros((), bool)
-        if room is not None:
-            crowded = jnp.sum(run.params.coef != 0) > _CROWDED * room
-        allowed = jnp.where(crowded, 0, _SLACK * found.optimality)
-        missed = optimality > jnp.maximum(allowed, task.tol * measure)
-        point = _point(task, run, everything, params, optimality)
-        stored = jax.tree.map(
-            lambda all, one: jnp.where(missed, all, all.at[walk.count].set(one)), walk.points, point
-        )
-        count = walk.count + jnp.where(missed, 0, 1).astype(jnp.int32)
-        return _Walk(stored, count, run.params, run.state, seen, missed | crowded)
-
-    params = chosen(progress.params)
-    seen = part.predictor(params)
-    problem = _stronger(part, strengths[progress.count])
-    state = solver.init(problem, params, seen)
-    if lasting:
-        seen = solver.evaluate(problem, params, problem.look(seen), state)
-    start = _Walk(
-        progress.points, progress.count, params, state, seen, jnp.zeros((), bool)
-    )
+    yardstick = whole.yardstick(whole.null_optimality(), solver.tol)
+    piece = _Piece(whole, part, index, solver, yardstick, room)
     walk = jax.lax.while_loop(
-        lambda walk: ~walk.stopped & (walk.count < until), forward, start
+        lambda walk: ~walk.stopped & (walk.count < until),
+        lambda walk: piece.forward(walk, strengths[walk.count]),
+        piece.start(reached, strengths[reached.count]),
     )
-    pressure = whole.pressure(whole_gradient(walk.seen).coef)
-    return Progress(walk.points, walk.count, spread(walk.params), pressure)
+    pressure = whole.pressure(piece.gradient(walk.seen).coef)
+    return Reached(walk.answers, walk.count, piece.spread(walk.params), pressure)
 
 
 def _stronger(problem: Problem, factor: Array) -> Problem:
     return eqx.tree_at(lambda q: q.penalty, problem, scaled(problem.penalty, factor))
 
 
-def _point(
+def _answer(
     task: Task, run: Run, problem: Problem, params: GLMParams, optimality: Float[Array, ""]
-) -> Points:
+) -> Answers:
     """The answer at one strength."""
     user, cut = least_norm_params(problem, params)
-    return Points(
+    return Answers(
         coef=stack_rows(user.coef),
         intercept=user.intercept,
         objective=run.cache.progress.objective,
