@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from glmcore.tree import as_count
+
 #: Fewest rows of a program, rows up to which lengths are powers of two, and bytes up to which they
 #: are quarters between them, and eighths.
 _FEWEST_ROWS, _FEW_ROWS = 256, 1024
@@ -43,13 +45,31 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     return -(-n_rows // step) * step
 
 
-def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> tuple[Any, ...]:
+def pad_rows(X: PyTree, *columns: Any, n_models: Any = 1, at_least: Any = 0) -> tuple[Any, ...]:
     """``X`` and per-row arrays, padded with zeros to the bucket of their rows.
 
     Arrays are padded on the device that they live on; those that are traced, or spread over
-    several, stay as they are.  Where many models share the rows, ``n_models`` of them, idle rows
-    cost more and are fewer.  With ``at_least``, the rows of an earlier batch, a smaller one
-    shares its program.
+    several, stay as they are.
+
+    Parameters
+    ----------
+    X : array of shape (n, p), or a pytree of these
+    *columns : arrays whose first axis are the rows
+        Labels and weights, say; in weights the rows that are added count nothing.
+    n_models : int, default 1
+        How many models share the rows: the more, the more idle rows cost, and the fewer they are.
+    at_least : int, default 0
+        Rows of an earlier batch, whose program a smaller one then shares.
+
+    Returns
+    -------
+    X, *columns
+        With as many rows as the bucket has.
+
+    Raises
+    ------
+    ValueError
+        If ``n_models`` or ``at_least`` are no counts.
 
     Examples
     --------
@@ -61,6 +81,7 @@ def pad_rows(X: PyTree, *columns: Any, n_models: int = 1, at_least: int = 0) -> 
     >>> glmcore.pad_rows(np.ones((90, 4)), at_least=1000)[0].shape
     (1024, 4)
     """
+    n_models, at_least = as_count(n_models, "n_models"), at_least and as_count(at_least, "at_least")
     leaves = jax.tree.leaves((X, columns))
     if not all(map(_in_one_place, leaves)):
         return (X, *columns)

@@ -106,6 +106,15 @@ class FitResult(eqx.Module):
         Weighted mean negative log-likelihood plus penalty.
     optimality : float array
         Optimality residual, relative to the yardstick of :class:`SolverState`: what ``tol`` bounds.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> result = glmcore.fit(glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1)), X, y)
+    >>> bool(result.converged), glmcore.status_name(result.status), result.params.coef.shape
+    (True, 'converged', (1, 2))
     """
 
     params: GLMParams
@@ -133,10 +142,37 @@ class FitResult(eqx.Module):
 
 
 class FitProgress(NamedTuple):
-    """What a callback is told while a fit runs: numbers, and whether this is the last call.
+    """What a callback is told while a fit runs.
 
-    ``n_passes`` and ``batch`` are the completed passes and the batch of the one under way, where
-    ``fit_batches`` tells of these between two steps; else None.
+    Parameters
+    ----------
+    n_iter, maxiter : int
+        Steps taken so far, and the most there may be.
+    objective : float
+        Weighted mean negative log-likelihood plus penalty; NaN before the first step.
+    optimality, tol : float
+        Optimality residual, relative to the yardstick of :class:`SolverState`, and its bound.
+    elapsed : float
+        Seconds since the fit began.
+    status : Status
+        How the fit stands: ``running`` until it is ``done``.
+    done : bool
+        Whether this is the last call.
+    n_passes, batch : int, optional
+        Passes completed and the batch of the one under way, where ``fit_batches`` tells of these
+        between two steps.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import glmcore
+    >>> def tell(progress):
+    ...     if progress.done:
+    ...         print(f"{glmcore.status_name(progress.status)}, within tol: {progress.optimality <= progress.tol}")
+    >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
+    >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1))
+    >>> result = glmcore.fit(model, X, y, callback=tell)
+    converged, within tol: True
     """
 
     n_iter: int

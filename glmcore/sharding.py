@@ -89,7 +89,23 @@ def shard_rows(
 
 
 def local_rows(values: Array, n_rows: int) -> np.ndarray:
-    """This process's rows of a result on sharded rows, as many as it gave to :func:`shard_rows`.
+    """This process's rows of a result on sharded rows.
+
+    Parameters
+    ----------
+    values : array whose first axis are the rows
+        Predictions or labels, say.
+    n_rows : int
+        Rows that this process gave to :func:`shard_rows`.
+
+    Returns
+    -------
+    ndarray of n_rows rows
+
+    Raises
+    ------
+    ValueError
+        If this process has fewer rows.
 
     Examples
     --------

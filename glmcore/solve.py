@@ -54,6 +54,28 @@ def default_solver(
 ) -> AbstractSolver:
     """The solver that ``solver=None`` stands for.
 
+    Parameters
+    ----------
+    penalty : AbstractPenalty
+    n_params, n_rows : int, optional
+        Size of the fit: d = p K + K, and n.  Without the first the solver is that of
+        :func:`update`, without the second rows do not count.
+    algorithm : str, optional
+        Name of the algorithm of a state.
+    path : bool, default False
+        Whether the fits begin where others ended.
+
+    Returns
+    -------
+    AbstractSolver
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is none, or a size no positive whole number.
+
+    Notes
+    -----
     Smooth penalties: LBFGS, but Newton for a fit of at most 128 parameters, d = p K + K, whose
     Hessian costs at most 2^21 multiplications or five products with the features: m d^2, with m
     rows, at most 8192 of n, beside n d.  Others: ProximalGradient, but ProximalNewton for Lasso,

@@ -16,7 +16,15 @@ from glmcore_sklearn.prediction import PredictingGLM
 
 
 class StepResult(NamedTuple):
-    """What :meth:`ClassifierGLM.update` returns."""
+    """What :meth:`ClassifierGLM.update` returns.
+
+    Attributes
+    ----------
+    params : tuple
+        (coef, intercept) after the step, on the scale of X.
+    state : glmcore.SolverState
+        What the next ``update`` is given.
+    """
 
     params: tuple
     state: glmcore.SolverState

@@ -41,7 +41,17 @@ FIT_KWARGS = ("verbose", "callback")
 
 
 class SolverSpec(NamedTuple):
-    """Which algorithm runs, who wrote it, and its class."""
+    """Which algorithm runs.
+
+    Attributes
+    ----------
+    algo_name : str
+        Its name, such as ``"LBFGS"``.
+    backend : str
+        The package that it comes from.
+    implementation : type
+        Its class.
+    """
 
     algo_name: str
     backend: str

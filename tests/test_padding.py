@@ -151,3 +151,9 @@ def test_moments_on_the_host_are_those_of_the_program(dtype, fit_intercept):
         np.testing.assert_allclose(moments.deviation, measured.deviation, rtol=rtol)
         np.testing.assert_array_equal(moments.deviation == 0, np.asarray(measured.deviation) == 0)
         np.testing.assert_allclose(moments.centre, measured.centre, rtol=rtol)
+
+
+def test_what_is_no_count_is_named():
+    for name, count in (("at_least", 1000.5), ("at_least", -1), ("n_models", 0), ("n_models", "2")):
+        with pytest.raises(ValueError, match=f"{name} must be a positive whole number, found {count!r}"):
+            glmcore.pad_rows(np.ones((9, 2)), **{name: count})
