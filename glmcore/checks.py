@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
-from glmcore.model import GLM, check_indices, check_not_empty
+from glmcore.model import GLM, LEAST_WEIGHT, MOST_WEIGHT, check_indices, check_not_empty
 from glmcore.observations import unknown_labels
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
@@ -17,9 +17,6 @@ from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
 from glmcore.tree import is_concrete, is_real, module_of, sample_dtype
-
-#: Largest weights that are less or more than these are scaled, and those of a batch refused.
-LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 
 
 def check_data(

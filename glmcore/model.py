@@ -20,6 +20,9 @@ from glmcore.sharding import on_automatic_mesh
 from glmcore.solvers.base import default_tol
 from glmcore.tree import is_concrete, sample_dtype
 
+#: Largest weights that are less or more than these are scaled, and those of a batch refused.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
+
 
 def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
     def convert(leaf: Any) -> Any:
@@ -236,10 +239,14 @@ def check_indices(y: Any, n: int) -> None:
 def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
     leaves = jax.tree.leaves(X)
     n, dtype = leaves[0].shape[0], sample_dtype(leaves)
-    weight = jnp.ones(n, dtype) if sample_weight is None else jnp.asarray(sample_weight, dtype)
+    if sample_weight is None:
+        return jnp.ones(n, dtype)
+    weight = jnp.asarray(sample_weight, dtype)
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {weight.shape}")
-    return weight
+    # Only ratios count: keep the sum of the weights from overflowing.
+    high = jax.lax.stop_gradient(jnp.max(weight))
+    return jnp.where((LEAST_WEIGHT < high) & (high < MOST_WEIGHT), weight, weight / high)
 
 
 def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:

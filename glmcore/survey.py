@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from glmcore.checks import LEAST_WEIGHT
+from glmcore.model import LEAST_WEIGHT
 from glmcore.coordinates import is_sure
 from glmcore.identity import digest_rows
 from glmcore.reading import Chunk, Reader

@@ -122,7 +122,8 @@ def sample_dtype(leaves: list) -> Any:
     least = jnp.float32 if len(floating) == len(leaves) else jax.dtypes.canonicalize_dtype(float)
     # What is longer than JAX has is as long as it has.
     floating = (dtype if dtype.itemsize <= 8 else float for dtype in floating)
-    return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
+    with jax.numpy_dtype_promotion("standard"):  # however strict the user is
+        return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
 
 
 def is_concrete(tree: PyTree) -> bool:

@@ -200,7 +200,7 @@ class FittingGLM(PredictingGLM):
             )
         batch = self._batch("update", X, y, weight)
         last_step = ()
-        if opt_state is vars(self).get("solver_state_"):  # the stream goes on
+        if opt_state is not None and opt_state is vars(self).get("solver_state_"):  # the stream goes on
             last_step = jax.tree.leaves((self.coef_, self.intercept_))
             fitted_names = vars(self).get("feature_names_in_")
             check_names(batch.features.names, fitted_names, "X", type(self).__name__)
@@ -222,6 +222,12 @@ class FittingGLM(PredictingGLM):
         ----------
         filename : str or path
             ``.npz`` is appended where it is missing.  Read it with ``load_model``.
+
+        Raises
+        ------
+        TypeError
+            If something cannot be written without pickle, such as coefficients in a pytree of other nodes than dicts,
+            lists and tuples; it is named, and nothing is written.
         """
         persistence.save_model(self, filename)
 

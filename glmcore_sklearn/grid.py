@@ -78,7 +78,7 @@ def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
         NumPy arrays, in the order of ``Cs``.
     """
     order = np.argsort(Cs, kind="stable")
-    totals = folds.train.sum(axis=1, keepdims=True)
+    totals = folds.train.sum(axis=1, keepdims=True, dtype=np.float64)
     X, y, train, test = glmcore.pad_rows(X, y.astype(np.int32), folds.train.T, folds.test.T)
     rows = X, y, np.ascontiguousarray(train.T), np.ascontiguousarray(test.T)
     found = []

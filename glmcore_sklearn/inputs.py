@@ -4,7 +4,6 @@ Whatever can be wrong with the numbers of a call is found here, and said in word
 found and what was expected. Good data pay one sum; nothing is copied unless it must be cast or holds NaN.
 """
 
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 from sklearn.utils import check_array
+
+from glmcore_sklearn.warn import warn
 
 
 class Features(NamedTuple):
@@ -157,6 +158,8 @@ def _array_from_other(leaf, name):
             "Use '.toarray()' (in JAX '.todense()') to convert it."
         )
     check_unmasked(leaf, name)
+    if (dtype := _temporal(leaf)) is not None:
+        raise ValueError(f"{name} has dtype {dtype}, expected real numbers")
     unchecked = dict(ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0)
     try:
         array = check_array(leaf, dtype="numeric", ensure_min_features=0, **unchecked)
@@ -194,11 +197,18 @@ def check_numbers(X):
     TypeError: X must hold real numbers, found dtype datetime64[D]
     """
     check_unmasked(X, "X")
+    if (dtype := _temporal(X)) is not None:
+        raise TypeError(f"X must hold real numbers, found dtype {dtype}")
+
+
+def _temporal(X):
+    """The first dtype of dates or times, None if there is none."""
     is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
     for dtype in X.dtypes if is_frame else [getattr(X, "dtype", None)]:
         # The dtypes of polars have no kind.
         if getattr(dtype, "kind", None) in ("M", "m") or getattr(dtype, "is_temporal", bool)():
-            raise TypeError(f"X must hold real numbers, found dtype {dtype}")
+            return dtype
+    return None
 
 
 def _check_matrix_shape(shape, name):
@@ -299,7 +309,7 @@ def _used_rows(missing, argument, nan):
         raise ValueError(f"{found}, expected finite numbers.")
     if missing.all():
         raise ValueError(f"{found}: no row is left, expected at least one without NaN.")
-    warnings.warn(f"{found}, which are left out.", stacklevel=4)
+    warn(f"{found}, which are left out.")
     return ~missing
 
 
@@ -380,11 +390,10 @@ def check_names(found, fitted, argument, estimator):
     if found is None and fitted is None:
         return
     if fitted is None:
-        warnings.warn(f"{argument} has feature names, but {estimator} was fitted without feature names", stacklevel=4)
+        warn(f"{argument} has feature names, but {estimator} was fitted without feature names")
     elif found is None:
-        warnings.warn(
+        warn(
             f"{argument} does not have valid feature names, but {estimator} was fitted with feature names",
-            stacklevel=4,
         )
     elif not np.array_equal(found, fitted):
         unseen, missing = sorted(set(found) - set(fitted)), sorted(set(fitted) - set(found))

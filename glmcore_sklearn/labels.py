@@ -9,9 +9,10 @@ import math
 import numbers
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
+
+from glmcore_sklearn.warn import warn
 
 # Labels of two kinds can only be equal within a family; objects meet them all.
 _FAMILY = {kind: "number" for kind in "biuf"} | {kind: kind for kind in "USMmO"}
@@ -91,26 +92,29 @@ def _as_array(y, argument, expected):
     if y is None:
         raise ValueError(f"This estimator requires {argument} to be passed, but the target {argument} is None")
     try:
-        return np.asarray(y)
+        labels = np.asarray(y)
     except ValueError as error:
         raise ValueError(f"{argument} should be a {expected} array, got a ragged sequence instead: {error}") from error
+    if labels.dtype.kind in "US" and isinstance(y, (list, tuple)):
+        # NumPy has written 1, None and NaN as strings beside strings.
+        given = _object_array(y) if labels.ndim == 1 else np.array(y, dtype=object)
+        own_type = str if labels.dtype.kind == "U" else bytes
+        if not all(isinstance(label, own_type) for label in given.flat):
+            return given
+    return labels
 
 
 def _as_vector(y, argument):
     """The array of labels of one target; see `as_labels`."""
     labels = _as_array(y, argument, "1d")
     if labels.ndim == 2 and labels.shape[1] == 1:
-        return column_or_1d(labels, warn=True)
+        warn("A column-vector y was passed when a 1d array was expected, shape (n_samples,)", DataConversionWarning)
+        labels = labels[:, 0]
     if labels.ndim != 1:
         raise ValueError(
             f"{argument} should be a 1d array, got an array of shape {labels.shape} instead: "
             "expected one label a sample, shape (n_samples,)"
         )
-    if labels.dtype.kind in "US" and isinstance(y, (list, tuple)):
-        # NumPy would silently write 1, None and NaN as strings beside strings.
-        own_type = str if labels.dtype.kind == "U" else bytes
-        if not all(isinstance(label, own_type) for label in y):
-            return _object_array(y)
     return labels.astype(object) if labels.dtype.kind == "T" else labels
 
 

@@ -1,6 +1,5 @@
 """Logistic regression with the face of scikit-learn's."""
 
-import warnings
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from glmcore_sklearn.atomic import unchanged_on_error
 from glmcore_sklearn.inputs import check_numbers, check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.stream import Stream, is_plain
+from glmcore_sklearn.warn import warn
 
 
 class _Transformation(HasMethods):
@@ -83,7 +83,8 @@ class LogisticRegression(LinearClassifier):
         Accepted and not used: the intercept is never penalised.
     tol : float, default 1e-4
         Bound on the optimality (KKT) residual in centred and scaled coordinates, relative to that of the null model
-        (coef 0).  It is a statement about the answer and not about a last step.
+        (coef 0).  It is a statement about the answer and not about a last step.  Solvers that predict how far the
+        objective is above its minimum go on until that is less than tol / 100 of it, too.
     fit_intercept : bool, default True
     class_weight : dict, "balanced" or None
         Factors on the weights of the samples of each class.
@@ -275,7 +276,7 @@ class LogisticRegression(LinearClassifier):
             if not np.isinf(self.C):
                 return self.C, self.l1_ratio or 0.0
             if self.l1_ratio not in (None, 0, 1):
-                warnings.warn(f"C={self.C} is no penalty: l1_ratio={self.l1_ratio} is ignored", stacklevel=3)
+                warn(f"C={self.C} is no penalty: l1_ratio={self.l1_ratio} is ignored")
             return self.C, 0.0
         C, l1_ratio = strength_of_penalty(self.penalty, self.C, self.l1_ratio)
         warn_of_deprecated(f"penalty={self.penalty!r}", f"use C={C} and l1_ratio={l1_ratio}")
@@ -284,7 +285,7 @@ class LogisticRegression(LinearClassifier):
         ignored += [] if self.l1_ratio in known else [f"l1_ratio={self.l1_ratio}"]
         if ignored:
             meant = f"penalty={self.penalty!r} stands for C={C} and l1_ratio={l1_ratio}"
-            warnings.warn(f"Inconsistent values: {meant}; {' and '.join(ignored)} is ignored", stacklevel=3)
+            warn(f"Inconsistent values: {meant}; {' and '.join(ignored)} is ignored")
         return C, l1_ratio
 
     def _known_classes(self, classes):
@@ -461,4 +462,4 @@ def strength_of_penalty(penalty, C, l1_ratio):
 
 def warn_of_deprecated(what, instead):
     """The FutureWarning for an argument that scikit-learn 1.8 deprecated."""
-    warnings.warn(f"{what}: deprecated since scikit-learn 1.8, to be removed in 1.10; {instead}", FutureWarning, stacklevel=4)
+    warn(f"{what}: deprecated since scikit-learn 1.8, to be removed in 1.10; {instead}", FutureWarning)

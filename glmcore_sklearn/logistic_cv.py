@@ -1,6 +1,5 @@
 """Logistic regression that chooses its penalty by cross-validation, with the face of scikit-learn's."""
 
-import warnings
 from numbers import Integral
 
 import numpy as np
@@ -25,6 +24,7 @@ from glmcore_sklearn.grid import Folds, best_cells, fit_grid
 from glmcore_sklearn.inputs import check_numbers, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.logistic import SHARED_CONSTRAINTS, check_two_classes, class_and_sample_weight
+from glmcore_sklearn.warn import warn
 
 
 class LogisticRegressionCV(LinearClassifier):
@@ -251,13 +251,12 @@ class LogisticRegressionCV(LinearClassifier):
         if isinstance(self.l1_ratios, str):
             _warn_of_default("l1_ratios", "None", "(0.0,)", "1.10")
         elif self.l1_ratios is None and self.penalty == "deprecated":
-            _warn("l1_ratios=None was deprecated in scikit-learn 1.8 and will be an error in 1.10; use l1_ratios=(0,)")
+            warn("l1_ratios=None was deprecated in scikit-learn 1.8 and will be an error in 1.10; use l1_ratios=(0,)", FutureWarning)
         if self.penalty != "deprecated":
-            _warn("penalty was deprecated in scikit-learn 1.8, to be removed in 1.10; use l1_ratios and Cs")
+            warn("penalty was deprecated in scikit-learn 1.8, to be removed in 1.10; use l1_ratios and Cs", FutureWarning)
             if self.penalty != "elasticnet" and self.l1_ratios is not None and not isinstance(self.l1_ratios, str):
-                warnings.warn(
+                warn(
                     f"penalty={self.penalty!r} says what l1_ratio is: l1_ratios={self.l1_ratios!r} is ignored",
-                    stacklevel=3,
                 )
         if isinstance(self.scoring, str) and self.scoring == "warn":
             _warn_of_default("scoring", "None (accuracy)", "'neg_log_loss'", "1.11")
@@ -324,10 +323,9 @@ class LogisticRegressionCV(LinearClassifier):
         seen = np.stack([np.bincount(y, weight, len(self.classes_)) > 0 for weight in train])
         lacking = np.flatnonzero(~seen[:n_folds].all(axis=1))
         if lacking.size:
-            warnings.warn(
+            warn(
                 f"{lacking.size} of {n_folds} folds train on no rows of some classes, fold {lacking[0]} for one of "
                 f"{self.classes_[~seen[lacking[0]]].tolist()}: to these a fold's fit gives the probability 0",
-                stacklevel=3,
             )
         return seen
 
@@ -377,13 +375,9 @@ def _mean_fit(coef, intercept, seen):
     return coef.mean(axis=0, where=counts[..., None]), intercept.mean(axis=0, where=counts)
 
 
-def _warn(words, stacklevel=4):
-    warnings.warn(words, FutureWarning, stacklevel=stacklevel)
-
-
 def _warn_of_default(name, old, new, version):
-    _warn(
+    warn(
         f"The default of {name} will change from {old} to {new} in scikit-learn {version}; set {name} to silence this "
         "warning",
-        stacklevel=5,
+        FutureWarning,
     )

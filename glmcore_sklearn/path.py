@@ -144,7 +144,7 @@ def regularization_path(
         sample_weight=batch.weight,
     )
     path, converged = jax.tree.map(np.asarray, (found, found.converged))
-    report_many(found, True, lambda i: (solver, f"at strength {path.strengths[i[0]]:.3g}"), ADVICE, stacklevel=3)
+    report_many(found, True, lambda i: (solver, f"at strength {path.strengths[i[0]]:.3g}"), ADVICE)
     return RegularizationPath(
         strengths=path.strengths,
         coef_=path.params.coef,

@@ -2,7 +2,6 @@
 
 import abc
 import types
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import glmcore
 from glmcore_sklearn import batches, labels
 from glmcore_sklearn.configuration import ConfiguredGLM
 from glmcore_sklearn.inputs import check_coef, check_features, check_params, check_same_features
+from glmcore_sklearn.warn import warn
 
 _SCORES = ("log-likelihood", "pseudo-r2-McFadden", "pseudo-r2-Cohen")
 
@@ -149,9 +149,10 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         X, y, weight = batch.features.X, batch.y, batch.weight
         if batch.features.used is not None:
             X, y, weight = jax.tree.map(lambda x: x[batch.features.used], (X, y, weight))
+        weight = (weight / weight.mean(dtype=np.float64)).astype(weight.dtype)
         model = self._predictor()
         padded_X, padded_y, padded_weight = self._targets.pad_rows(X, y, weight)
-        relative = (weight / weight.mean()).reshape(-1, *[1] * (y.ndim - 1))
+        relative = weight.reshape(-1, *[1] * (y.ndim - 1))
         sample_scores = self._targets.log_likelihood(model, params, padded_X, padded_y)
         score = aggregate_sample_scores(jax.device_put(relative * _first_rows(sample_scores, X)))
         if score_type == "log-likelihood":
@@ -160,10 +161,9 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         null = aggregate_sample_scores(jax.device_put(relative * _first_rows(null, X)))
         undefined = null == 0
         if np.any(undefined):
-            warnings.warn(
+            warn(
                 f"{score_type} is not defined: y holds one class only, so the log-likelihood of "
                 "the null model is 0",
-                stacklevel=2,
             )
         return jnp.where(undefined, jnp.nan, 1 - score / jnp.where(undefined, 1, null))
 

@@ -1,12 +1,11 @@
 """The words in which an estimator tells how a fit ended."""
 
-import warnings
-
 import jax
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 import glmcore
+from glmcore_sklearn.warn import warn
 
 #: What to change for a status, and how to get more digits: arguments of ``ClassifierGLM``.
 ADVICE = {
@@ -36,16 +35,19 @@ def what_to_change(status, dtype, advice):
 
 def _not_converged(result, solver, status, advice):
     """What happened, how far the fit came, and what to change."""
-    dtype = result.optimality.dtype
     return (
-        f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: "
-        f"{glmcore.Status[result.status]}. Optimality residual {float(result.optimality):.1e}, "
-        f"tol {_tol(solver, dtype):.1e}. To change that, {what_to_change(status, dtype, advice)}."
+        f"{type(solver).__name__} did not converge in {int(result.n_iter)} steps: {glmcore.Status[result.status]}. "
+        f"Optimality residual {_how_far(solver, result.optimality, status, advice)}"
     )
 
 
-def _tol(solver, dtype):
-    return glmcore.default_tol(dtype) if solver.tol is None else float(solver.tol)
+def _how_far(solver, optimality, status, advice):
+    """The residual beside its bound, and what to change."""
+    tol = glmcore.default_tol(optimality.dtype) if solver.tol is None else float(solver.tol)
+    found = f"{float(optimality):.1e}, tol {tol:.1e}"
+    if status == "out_of_steps" and float(optimality) <= tol:
+        found += ": that is within, but the objective is still to fall by more than tol/100 of itself"
+    return f"{found}. To change that, {what_to_change(status, optimality.dtype, advice)}."
 
 
 def _not_finite(result, solver):
@@ -75,9 +77,9 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
     if status == "missing_class":
         seen = np.bincount(y[weight > 0], minlength=len(classes))
         missing = classes[seen == 0].tolist()
-        warnings.warn(f"the weights of the classes {missing} are all zero: they are left out", stacklevel=4)
+        warn(f"the weights of the classes {missing} are all zero: they are left out")
     elif status != "converged":
-        warnings.warn(_not_converged(result, solver, status, advice), ConvergenceWarning, stacklevel=4)
+        warn(_not_converged(result, solver, status, advice), ConvergenceWarning)
 
 
 def report_targets(result, solver, present, classes):
@@ -97,23 +99,21 @@ def report_targets(result, solver, present, classes):
     lacking = np.flatnonzero(~present.all(axis=1))
     if lacking.size:
         missing = classes[~present[lacking[0]]].tolist()
-        warnings.warn(
+        warn(
             f"targets {_few(lacking)} lack some of the classes, {lacking[0]} for one {missing}: they are fitted on "
             "those they have",
-            stacklevel=4,
         )
     failed = np.flatnonzero((status != "converged") & (status != "missing_class"))
     if failed.size:
         worst = failed[np.argmax(np.asarray(result.optimality)[failed])]
-        warnings.warn(
+        warn(
             f"{failed.size} of {status.size} targets did not converge: {_few(failed)}. The worst is target {worst}: "
             + _not_converged(_of_target(result, worst), solver, status[worst], ADVICE),
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 
-def report_many(found, used, of, advice, stacklevel=4):
+def report_many(found, used, of, advice):
     """Turn the statuses of many fits of one model into a ValueError, one warning or nothing.
 
     Parameters
@@ -141,11 +141,9 @@ def report_many(found, used, of, advice, stacklevel=4):
     )
     if name == "nonfinite":
         raise ValueError(f"{words} Look for huge values in X.")
-    warnings.warn(
-        f"{words} Largest optimality residual {np.max(optimality[used]):.1e}, tol {_tol(solver, optimality.dtype):.1e}. "
-        f"To change that, {what_to_change(name, optimality.dtype, advice)}.",
+    warn(
+        f"{words} Largest optimality residual {_how_far(solver, np.max(optimality[used]), name, advice)}",
         ConvergenceWarning,
-        stacklevel=stacklevel,
     )
 
 
@@ -164,4 +162,4 @@ def _few(targets):
 def warn_of_unused_strength(regularizer, strength):
     """One UserWarning for a strength without a penalty that it could be of."""
     if strength is not None and isinstance(regularizer, glmcore.UnRegularized):
-        warnings.warn(f"regularizer_strength={strength!r} is not used: the regularizer is UnRegularized", stacklevel=3)
+        warn(f"regularizer_strength={strength!r} is not used: the regularizer is UnRegularized")

@@ -88,6 +88,7 @@ def test_any_large_number_of_rows_shares_the_programs(programs):
         result = glmcore.fit_batches(glm, [(X, y)])
     assert result.converged
     assert not programs.compiled
+    np.testing.assert_allclose(result.objective, glmcore.fit(glm, X, y).objective, rtol=1e-6)
 
 
 def test_a_program_of_jax_cannot_read_batches():

@@ -17,7 +17,7 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import NotFittedError
 
 import glmcore
-from glmcore_sklearn import ClassesNotSetError, ClassifierGLM, SolverSpec, StepResult
+from glmcore_sklearn import ClassesNotSetError, ClassifierGLM, LogisticRegression, SolverSpec, StepResult
 
 X, Y = small()  # 60 rows, 4 features, 3 classes: one shape, so that programs are shared
 N, P, K = 60, 4, 3
@@ -999,7 +999,7 @@ def test_predictions_of_rows_with_nan(fitted):
     np.testing.assert_array_equal(found[KEPT], np.asarray(fitted.predict_proba(X))[KEPT])
     assert np.isnan(fitted.predict_proba(HOLED, "proba")[5]).all()
     for call in (lambda: fitted.predict(HOLED), lambda: fitted.simulate(jax.random.key(0), HOLED)):
-        with pytest.raises(ValueError, match="X contains NaN in 2 of 60 rows"):
+        with pytest.raises(ValueError, match="Input (X|feedforward_input) contains NaN in 2 of 60 rows"):
             call()
 
 
@@ -1032,3 +1032,22 @@ def test_progress_and_callbacks(capsys, fitted):
     np.testing.assert_allclose(model.coef_, fitted.coef_, atol=1e-5)
     new(solver_kwargs={"verbose": False, "callback": None}).fit(X, Y)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [1e37, 1e-37])
+@pytest.mark.parametrize("score_type", ["log-likelihood", "pseudo-r2-McFadden"])
+def test_only_ratios_of_weights_count_however_large(fitted, size, score_type):
+    weight = np.full(len(Y), size, np.float32)
+    np.testing.assert_allclose(
+        fitted.score(X, Y, score_type, sample_weight=weight), fitted.score(X, Y, score_type), rtol=1e-5
+    )
+    params = fitted.coef_, fitted.intercept_
+    np.testing.assert_allclose(
+        fitted.compute_loss(params, X, Y, weight), fitted.compute_loss(params, X, Y), rtol=1e-5
+    )
+
+
+def test_float64_in_strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        model = LogisticRegression().fit(X.astype(np.float64), Y)
+    assert model.coef_.dtype == np.float64

@@ -205,8 +205,8 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     true = glm.optimality(result.params, X, y)
     assert true < 3 * max(float(result.optimality), 3e-6)
     np.testing.assert_allclose(result.objective, glm.objective(result.params, X, y), rtol=1e-5)
-    if result.converged:
-        np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
+    assert result.converged
+    np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
 
 
 @pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), *map(slow, (glmcore.Lasso(0.01), glmcore.ElasticNet(0.01), glmcore.GroupLasso(0.01)))], ids=repr)

@@ -1,20 +1,23 @@
 """Bad input: the right exception, words that help, and an estimator that is as it was."""
 
 import copy
+import dataclasses
 import re
 import warnings
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.sparse
 from helpers import small
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
 
 import glmcore
-from glmcore_sklearn import ClassesNotSetError, ClassifierGLM
+from glmcore_sklearn import ClassesNotSetError, ClassifierGLM, LogisticRegression, reports
 
 X, Y = small()
 N, P, K = 60, 4, 3
@@ -586,3 +589,37 @@ def test_a_link_that_closes_over_what_is_traced_is_taken():
 
     slope = (loss(1.51) - loss(1.49)) / 0.02
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(1.5), slope, rtol=1e-3)
+
+
+def test_every_warning_points_to_the_line_of_the_user():
+    broken, model = np.where(np.arange(X.size).reshape(X.shape) == 5, np.nan, X), ClassifierGLM(3)
+    calls = (
+        lambda: model.fit(broken, Y),
+        lambda: model.score(broken, Y),
+        lambda: model.update((model.coef_, model.intercept_), model.solver_state_, broken, Y),
+        lambda: model.fit(X, Y[:, None]),
+        lambda: make_pipeline(ClassifierGLM(3, solver_kwargs={"maxiter": 1})).fit(X, Y),
+        lambda: LogisticRegression(max_iter=1).fit(X, Y),
+        lambda: LogisticRegression(max_iter=1, n_jobs=2).partial_fit(X, Y, classes=range(3)),
+    )
+    for call in calls:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            call()
+        assert told and {each.filename for each in told} == {__file__}
+
+
+def test_a_state_that_is_none_is_named():
+    model = ClassifierGLM(3).set_classes(Y)
+    # Without the checks of annotations: "state must come from init_state with the solver LBFGS, found NoneType".
+    with pytest.raises((ValueError, jaxtyping.TypeCheckError), match="state"):
+        model.update((np.zeros((4, 3)), np.zeros(3)), None, X, Y)
+
+
+def test_a_residual_within_tol_is_explained():
+    solver = glmcore.LBFGS(tol=1e-2)
+    result = glmcore.fit(glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(0.1)), X, Y, solver=solver)
+    result = dataclasses.replace(result, status=glmcore.Status.out_of_steps)
+    expected = r"tol 1.0e-02: that is within, but the objective is still to fall .* To change that, raise maxiter"
+    with pytest.warns(ConvergenceWarning, match=expected):
+        reports.report(result, solver, Y, np.ones(60), np.arange(3))

@@ -1,6 +1,7 @@
 """Every check of features, weights and parameters: what passes, what comes back, and what each mistake is told."""
 
 import collections
+import datetime
 import warnings
 
 import jax
@@ -481,3 +482,11 @@ def test_nothing_warns_on_good_data():
         warnings.simplefilter("error")
         for X in (ROWS, MATRIX, FRAME, TREE, jnp.array(ROWS)):
             check_features(X)
+
+
+def test_dates_of_polars_are_refused_as_those_of_pandas():
+    polars = pytest.importorskip("polars")
+    dates = [datetime.datetime(2020, 1, day) for day in range(1, 6)]
+    for frame in (polars.DataFrame({"t": dates, "a": [1.0] * 5}), pd.DataFrame({"t": dates, "a": [1.0] * 5})):
+        with pytest.raises(ValueError, match="X has dtype .*, expected real numbers"):
+            check_features(frame)

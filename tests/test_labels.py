@@ -162,6 +162,14 @@ def test_continuous_targets_are_refused_as_scikit_learn_does(y):
         as_labels(y)
 
 
+def test_lists_keep_what_numpy_would_write_as_strings():
+    with pytest.raises(ValueError, match="missing labels .*: 1 of 4 labels, the first at row 0, column 1"):
+        as_labels([["a", float("nan")], ["b", "a"]], n_axes=2)
+    assert as_labels([["a", 1], [1, "a"]], n_axes=2).tolist() == [["a", 1], [1, "a"]]
+    with pytest.warns(DataConversionWarning, match="column-vector"), pytest.raises(ValueError, match="missing labels"):
+        as_labels([["a"], [None]])
+
+
 def test_messages_use_the_name_of_the_argument():
     with pytest.raises(ValueError, match="^classes holds no samples"):
         as_labels([], argument="classes")

@@ -117,6 +117,6 @@ def test_float32_is_as_good_as_it_says(seed):
     for spec in (SPECS["Ridge"], SPECS["Lasso"]):
         penalty, twin = build(*spec)
         result = glmcore.fit(model(penalty), X, y)
-        if bool(result.converged):
-            best = oracle.reference_fit(twin, X.astype(np.float64), y, K)[2]
-            assert relative_gap(twin, result.params, X, y, best) <= 1e-5
+        assert result.converged
+        best = oracle.reference_fit(twin, X.astype(np.float64), y, K)[2]
+        assert relative_gap(twin, result.params, X, y, best) <= 1e-5
