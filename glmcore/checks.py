@@ -115,10 +115,17 @@ def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:
                 "sample_weight must be finite, not negative and not all zero, found numbers "
                 f"from {low} to {high}"
             )
-        # Only ratios count: keep the sum of the weights from overflowing.
-        elif not LEAST_WEIGHT < high < MOST_WEIGHT:
-            array = array / float(high)
+        else:
+            array = within_range(array, high)
     return array.astype(dtype, copy=False)
+
+
+def within_range(weight: Any, high: Any = None) -> Any:
+    """Weights, of which only ratios count, whose sum does not overflow; ``high`` is the largest."""
+    if weight is None or not is_concrete(weight):
+        return weight
+    high = reduced(_range, _as_array(weight, "sample_weight"))[1] if high is None else high
+    return weight if LEAST_WEIGHT < high < MOST_WEIGHT else weight / float(high)
 
 
 def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:

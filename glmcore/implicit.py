@@ -44,13 +44,23 @@ def as_function(found: Optimum, coordinates: Coordinates, *data: Any) -> Optimum
 def _derivative(primals, tangents):
     found = as_function(*primals)  # for derivatives of the second order
     (_, coordinates, *data), (*_, model, X, _, weight) = primals, tangents
-    return found, _tangent(found, *_as_arrays((coordinates, data, [model, X, None, weight])))
+    return found, _tangent(found, *as_arrays((coordinates, data, [model, X, None, weight])))
 
 
-def _as_arrays(tree: Any) -> Any:
+def as_arrays(tree: Any) -> Any:
     """Numbers and NumPy arrays as arrays of JAX: each number would have its own program, and an
     array may be met in the dtype in which JAX first met it."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (float, np.ndarray)) else x, tree)
+
+    def converted(x: Any) -> Any:
+        if isinstance(x, (float, np.ndarray)):
+            return jnp.asarray(x)
+        batch = x
+        while isinstance(batch, jax.core.Tracer) and hasattr(batch, "val"):
+            batch = batch.val
+        # Of a NumPy array that is mapped JAX makes no constant of a program around the vmap.
+        return jnp.copy(x) if isinstance(x, jax.core.Tracer) and isinstance(batch, np.ndarray) else x
+
+    return jax.tree.map(converted, tree)
 
 
 @eqx.filter_jit  # inside a derivative compiler options are refused

@@ -1,5 +1,6 @@
 """The model: observations, a link, a penalty and a mask."""
 
+import functools
 from typing import Any, Optional
 
 import equinox as eqx
@@ -125,7 +126,8 @@ class GLM(eqx.Module):
             return jnp.mean(self._nll(params, X, y))
         weight = _weights(sample_weight, X)
         nll = self._nll(params, _without_idle_rows(X, weight), y)
-        return jnp.sum(jnp.where(weight == 0, 0, weight * nll)) / jnp.sum(weight)
+        nll = jnp.where((weight > 0) | jnp.isfinite(nll), nll, 0)  # a label of no class is NaN
+        return jnp.sum(weight * nll) / jnp.sum(weight)
 
     def objective(
         self, params: GLMParams, X: PyTree, y: Integer[Array | np.ndarray, " n"], sample_weight: Any = None
@@ -250,5 +252,7 @@ def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
 
 
 def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:
-    # A row without weight may hold anything, NaN included, and has no gradient either.
-    return jax.tree.map(lambda x: jnp.where((weight > 0)[:, None], x, 0), X)
+    # A row without weight may hold anything, NaN included; one of numbers counts in derivatives.
+    rows = [jnp.all(jnp.isfinite(x), axis=1) for x in jax.tree.leaves(X)]
+    used = (weight > 0) | functools.reduce(jnp.logical_and, rows)
+    return jax.tree.map(lambda x: jnp.where(used[:, None], x, 0), X)

@@ -300,8 +300,7 @@ def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
 
 def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:
     """Which labels are from 0 to K - 1."""
-    y = y.astype(jnp.int32)  # in a narrow dtype the number of classes might wrap
-    return (y >= 0) & (y < n_classes)
+    return (y >= 0) & (y <= min(n_classes - 1, jnp.iinfo(y.dtype).max))
 
 
 def unknown_labels(y: Any, weight: Any, n_classes: int) -> Bool[Array, " n"]:

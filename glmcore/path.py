@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.centring import centred_rows
 from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
+from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.params import GLMParams
 from glmcore.path_programs import Answers, Reached, run_null, run_piece
@@ -161,10 +162,9 @@ def regularization_path(
         ratios = np.geomspace(1, min_ratio, n_strengths) if n_strengths > 1 else np.ones(1)
         strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
     strengths = jnp.asarray(strengths, dtype)
-    falling = jnp.argsort(-strengths)
-    answers = path.walk(_padded(strengths[falling]), until=strengths.size).answers
-    answers = jax.tree.map(lambda leaf: leaf[jnp.argsort(falling)], answers)
-    result = _result(strengths, answers, X)
+    order, falling = _falling(strengths)
+    answers = path.walk(falling, until=strengths.size).answers
+    result = _result(strengths, order, answers, jax.tree.map(lambda x: x.shape[1], X))
     return tell_of_labels(result, y, weight, model.observations.n_outputs)
 
 
@@ -200,8 +200,7 @@ class _Path(eqx.Module):
         n_features = sum(leaf.shape[1] for leaf in jax.tree.leaves(X))
         return n_features, self.model.observations.n_outputs
 
-    @property
-    def screened(self) -> bool:
+    def screened(self, strengths: Array) -> bool:
         """Whether features may be left out: they are the host's choice, and each is penalised by
         itself."""
         n_outputs = self.model.observations.n_outputs
@@ -209,7 +208,7 @@ class _Path(eqx.Module):
         penalty = self.model.penalty
         return (
             not penalty.smooth
-            and is_concrete((self.model, self.data, self.solver))
+            and is_concrete((self.model, self.data, self.solver, strengths))
             and penalty.on_features(coef, jnp.zeros(1, jnp.int32)) is not None
         )
 
@@ -239,7 +238,7 @@ class _Path(eqx.Module):
         """Answers at the first ``until`` strengths, which fall."""
         reached, _ = run_null(self.model, *self.data, strengths)
         path, until = (self.model, *self.data, strengths), jnp.asarray(until, jnp.int32)
-        if not self.screened:
+        if not self.screened(strengths):
             return run_piece(*path, reached, until, None, self.solver, None)
         n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data[0]))
         working_set = _WorkingSet(*self.shape, large=n_bytes > _SMALL_BYTES)
@@ -256,6 +255,13 @@ def _padded(strengths: Float[Array, " L"]) -> Float[Array, " M"]:
     """As many strengths as the next power of two, so that there are few programs."""
     length = max(_FEWEST, 1 << (strengths.size - 1).bit_length())
     return jnp.pad(strengths, (0, length - strengths.size), mode="edge")
+
+
+@quick_jit
+def _falling(strengths: Float[Array, " L"]) -> tuple[Int[Array, " L"], Float[Array, " M"]]:
+    """Where the largest strengths are, and these, padded."""
+    order = jnp.argsort(-strengths)
+    return order, _padded(strengths[order])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,9 +345,13 @@ def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
     return array
 
 
-def _result(strengths: Float[Array, " L"], answers: Answers, X: PyTree) -> PathResult:
-    leaves, structure = jax.tree.flatten(X)
-    widths = [leaf.shape[1] for leaf in leaves]
+@quick_jit
+def _result(
+    strengths: Float[Array, " L"], order: Int[Array, " L"], answers: Answers, widths: PyTree
+) -> PathResult:
+    """The answers, which are in this ``order``, in that of ``strengths``; ``widths`` mirror X."""
+    answers = jax.tree.map(lambda leaf: leaf[jnp.argsort(order)], answers)
+    widths, structure = jax.tree.flatten(widths)
     cuts = np.cumsum(widths)[:-1]
     coef = jax.tree.unflatten(structure, jnp.split(answers.coef, cuts, axis=1))
     return PathResult(

@@ -15,10 +15,11 @@ from glmcore.checks import (
     check_penalty,
     check_state,
     tell_of_labels,
+    within_range,
 )
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
-from glmcore.implicit import as_function
+from glmcore.implicit import as_arrays, as_function
 from glmcore.many import run_many
 from glmcore.model import GLM
 from glmcore.observations import unknown_labels
@@ -220,7 +221,8 @@ def fit(
     if is_concrete((data, how)):
         return _fit(*data, *how, callback)
     result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback)
-    params, objective = as_function((result.params, result.objective), result.state.coordinates, *data)
+    found = (result.params, result.objective), result.state.coordinates
+    params, objective = as_function(*found, *as_arrays((model, X, y, within_range(sample_weight))))
     return dataclasses.replace(result, params=params, objective=objective)
 
 

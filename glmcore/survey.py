@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from glmcore.model import LEAST_WEIGHT
 from glmcore.coordinates import is_sure
 from glmcore.identity import digest_rows
+from glmcore.model import LEAST_WEIGHT
 from glmcore.reading import Chunk, Reader
 from glmcore.sweeps import over_blocks
 

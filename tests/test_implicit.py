@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import model, slow
+from helpers import model, slow, small
 
 import glmcore
 
@@ -153,3 +153,34 @@ def test_where_a_fit_starts_and_how_it_stops_moves_nothing():
         return total(0.05, **options)
 
     assert jax.grad(value, argnums=(0, 1))(0.1, 1e-6) == (0, 0)
+
+
+def test_derivatives_at_weights_of_zero(x64):
+    X, y = small()
+    glm, weight = model(glmcore.Ridge(0.1)), np.ones(60)
+    weight[:5] = 0
+    params = glmcore.fit(glm, X, y, sample_weight=weight, solver=glmcore.Newton(tol=1e-13)).params
+
+    def loss(weight):
+        return glm.loss(params, X, y, weight)
+
+    def coef(weight):
+        return glmcore.fit(glm, X, y, sample_weight=weight, solver=glmcore.Newton(tol=1e-13)).params.coef[0, 0]
+
+    for function in (loss, coef):
+        slope = jax.grad(function)(jnp.asarray(weight))
+        for row in (0, 4, 20):
+            step = 1e-5 * (np.arange(60) == row)
+            found = (-3 * function(weight) + 4 * function(weight + step) - function(weight + 2 * step)) / 2e-5
+            np.testing.assert_allclose(slope[row], found, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e37, 1e300])
+def test_the_size_of_weights_leaves_derivatives_alone(size):
+    X, y = small()
+
+    def coef(strength, weight):
+        return glmcore.fit(model(glmcore.Ridge(strength)), X, y, sample_weight=weight).params.coef[0, 0]
+
+    slope = jax.grad(coef)
+    np.testing.assert_allclose(slope(0.1, np.full(60, size)), slope(0.1, np.ones(60)), rtol=1e-3)

@@ -11,6 +11,7 @@ from helpers import slow
 from scipy.special import log_softmax, logsumexp, softmax
 
 from glmcore import Categorical
+from glmcore.observations import are_classes
 
 N, K = 50, 3
 RNG = np.random.default_rng(5)
@@ -251,3 +252,10 @@ def test_n_classes_is_an_integer_of_at_least_2():
 def test_n_classes_that_is_no_whole_number_is_not_rounded():
     with pytest.raises((ValueError, TypeError)):
         Categorical(2.5)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+def test_which_labels_are_classes_in_any_dtype(dtype, x64):
+    labels = {np.int8: [-1, 0, 127], np.uint8: [0, 255], np.int64: [-1, 2, 300, 2**32]}[dtype]
+    found = are_classes(jnp.asarray(labels, dtype), 300)
+    np.testing.assert_array_equal(found, [0 <= label < 300 for label in labels])

@@ -269,3 +269,16 @@ def test_the_default_goes_by_the_penalty_and_the_size():
     assert name(glmcore.GroupLasso(), 1024) == "ProximalNewton"
     assert name(glmcore.GroupLasso(), 1025) == "ProximalGradient"
     assert name(glmcore.Ridge(), 128) == "Newton" and name(glmcore.Ridge(), 129) == "LBFGS"
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(), glmcore.GroupLasso()], ids=["Lasso", "GroupLasso"])
+def test_strengths_may_be_traced(penalty):
+    X, y = small()
+    strengths = jnp.array([0.1, 0.02])
+
+    def objectives(strengths):
+        return glmcore.regularization_path(model(penalty), X, y, strengths).objective
+
+    expected = objectives(strengths)
+    np.testing.assert_allclose(jax.jit(objectives)(strengths), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(objectives)(strengths[None])[0], expected, rtol=1e-5)

@@ -7,7 +7,6 @@ import pytest
 
 from glmcore.rows import row_products, row_squares, row_sums, row_triangle
 
-
 # Few rows, few features, many of both, and rows that no block divides.
 shapes = pytest.mark.parametrize("n, p", [(300, 70), (40_000, 30), (16_384, 80), (17_500, 64), (16_411, 64)])
 

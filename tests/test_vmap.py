@@ -247,3 +247,14 @@ def test_updates_go_on_from_the_states_of_lanes(axes, x64):
         params, state = update(params, state, *data)
     assert not np.any(np.isclose(first.objective, whole.objective, rtol=1e-3))
     np.testing.assert_allclose(state.objective, whole.objective, rtol=1e-9)
+
+
+def test_lanes_of_numpy_arrays_inside_jit():
+    X, y = small()
+    weights = np.stack([np.ones(60), np.arange(60) % 2]).astype(np.float32)
+
+    def objectives(weights, strength):
+        return jax.vmap(lambda weight: glmcore.fit(model(glmcore.Ridge(strength)), X, y, sample_weight=weight).objective)(weights)
+
+    inside = jax.jit(lambda strength: objectives(weights, strength))(0.1)
+    np.testing.assert_allclose(inside, objectives(jnp.asarray(weights), 0.1), rtol=1e-5)

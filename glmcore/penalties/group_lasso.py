@@ -198,7 +198,7 @@ class _Groups(eqx.Module):
         """Multiply each group by its factor, and entries in no group by ``outside``."""
         extended = jnp.append(factor, outside)
         return jax.tree.map(
-            lambda leaf, index: leaf * extended[index].astype(leaf.dtype), tree, self.index
+            lambda leaf, index: leaf * extended[index].astype(jnp.result_type(leaf, extended)), tree, self.index
         )
 
 
