@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.coordinates import Coordinates
+from glmcore.jit import quick_jit
 from glmcore.model import GLM, LEAST_WEIGHT, MOST_WEIGHT, check_indices, check_not_empty
 from glmcore.observations import unknown_labels
 from glmcore.padding import on_host
@@ -94,9 +95,14 @@ def tell_of_labels(result: Any, y: Any, weight: Any, n_classes: int) -> Any:
     """``result``, whose ``status`` says so if there are such labels."""
     if is_concrete(y):  # they have been refused
         return result
-    unknown = jnp.any(unknown_labels(y, weight, n_classes))
-    status = Status.where(unknown, Status.unknown_label, result.status)
+    status = _told_of_labels(result.status, y, weight, n_classes)
     return eqx.tree_at(lambda r: r.status, result, status)
+
+
+@quick_jit
+def _told_of_labels(status: Status, y: Any, weight: Any, n_classes: int) -> Status:
+    unknown = jnp.any(unknown_labels(y, weight, n_classes))
+    return Status.where(unknown, Status.unknown_label, status)
 
 
 def _weight(sample_weight: Any, n: int, dtype: Any, is_batch: bool) -> Any:

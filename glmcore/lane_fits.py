@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.factors import diagonal_of
-from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_lane
+from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_weight
 from glmcore.lanes import Design, Lane, Lanes, as_params
 from glmcore.lockstep import Lockstep, Points, Refresh, descend
+from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype
 from glmcore.results import FitResult
@@ -20,10 +21,6 @@ from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
 from glmcore.solvers.preconditioner import affords_classes
 
-#: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
-#: lanes from which it pays.
-_DENSE_PARAMS = 1024
-_DENSE_LANES = 8
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
 
@@ -40,32 +37,28 @@ class Common(NamedTuple):
     root: Optional[Float[Array, "K p1 p1"]] = None
 
 
-def prepare(args, batched, size: int) -> Optional[Common]:
-    """What lanes share, None if each has features of its own."""
+def prepare(args, batched, nearby: Optional[GLMParams]) -> Optional[Common]:
+    """What lanes share, None if each has features of its own; ``nearby`` is the minimum at the mean
+    of their weights, if these are all that they differ in."""
     if any(jax.tree.leaves(batched.X)):
         return None
     model = in_dtype(args.model, args.weight.dtype)
-    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
-    if batched.weight:  # lanes whose weights are not finite are for themselves
-        weight = mean_lane(weight, jnp.all(jnp.isfinite(weight), axis=1))
+    weight = mean_weight(args.weight)
     coordinates, features = Coordinates.measure(
         args.X, weight, model.penalty, model.observations.n_outputs, model.fit_intercept
     )
-    design = Design.of(features, model.fit_intercept)
-    common = Common(design, coordinates)
-    n_params = coordinates.scale.size + coordinates.scale.shape[1]
-    alike = not any(jax.tree.leaves((batched.model, batched.y)))
-    if not alike or n_params > _DENSE_PARAMS or size < _DENSE_LANES:
+    common = Common(Design.of(features, model.fit_intercept), coordinates)
+    if nearby is None:
         return common
-    return _at_mean_weight(args._replace(weight=weight[None]), batched, common)
+    return _around(args._replace(weight=weight[None], init_params=nearby), batched, common)
 
 
-def _at_mean_weight(args, batched, common: Common) -> Common:
-    """With the minimum at the mean of all lanes' weights: theirs is close by."""
-    flags = jax.tree.map(lambda _: False, batched)._replace(weight=True)
-    lanes, _ = _lanes(args, flags, 1, common)
-    null = lanes.null()
-    end, _ = _minimise(lanes, null, True, *hessian_models(lanes, null, True))
+def _around(args, batched, common: Common) -> Common:
+    """With what all lanes share whose minimum is near that of ``args``."""
+    solver = jax.tree.map(lambda leaf, own: leaf[0] if own else leaf, args.solver, batched.solver)
+    flags = jax.tree.map(lambda _: False, batched)._replace(weight=True, init_params=None)
+    lanes, _ = _lanes(args._replace(solver=solver), flags, 1, common)
+    start = lanes.start()
 
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(as_params(point)))
@@ -73,8 +66,8 @@ def _at_mean_weight(args, batched, common: Common) -> Common:
         root = inverse_root(hessian + jitter)
         return root.T @ root
 
-    inverse = lanes.each(inverse, end.points)[0]
-    return common._replace(start=end.points[0], inverse=inverse, root=end.model.root)
+    model, _ = hessian_models(lanes, start, is_null=False)
+    return common._replace(start=start[0], inverse=lanes.each(inverse, start)[0], root=model.root)
 
 
 def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:

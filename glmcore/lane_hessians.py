@@ -119,6 +119,12 @@ def mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> Fl
     return jnp.tensordot(used / jnp.sum(used), kept, axes=1)
 
 
+def mean_weight(weight: Float[Array, "*L n"]) -> Float[Array, " n"]:
+    """Mean share of each row over the lanes whose weights are finite: the others are for themselves."""
+    share = weight / jnp.sum(weight, axis=-1, keepdims=True)
+    return share if weight.ndim == 1 else mean_lane(share, jnp.all(jnp.isfinite(share), axis=1))
+
+
 def inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Inverse of a Cholesky factor of a positive definite matrix, NaN if it is not."""
     length = jnp.sqrt(diagonal_of(matrix))

@@ -3,24 +3,30 @@
 Fits with a smooth penalty go side by side (:mod:`glmcore.lane_fits`), in chunks of lanes that stay
 in the cache.  Lanes that have trouble there, and all lanes of other solvers or of features so
 large that one fit keeps the machine busy, are fitted one after the other by the program of a
-single fit, which has the last word on every trouble.
+single fit, which has the last word on every trouble.  Inside ``jit`` that program is a part of
+every batch; outside it is compiled when there is a first lane that needs it.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, PyTree
 
+from glmcore.centring import centred_rows
 from glmcore.jit import full_precision, quick_jit
 from glmcore.lane_fits import fit_chunk, prepare
+from glmcore.lane_hessians import mean_weight
+from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
-from glmcore.programs import fit_once
+from glmcore.programs import fit_once, run_fit
 from glmcore.results import FitResult
+from glmcore.tree import is_at_hand, is_concrete
 
 #: Bytes of the arrays that a chunk of lanes works on: on a CPU, where those of lanes that have
 #: features of their own should stay in a core's cache, and elsewhere.
@@ -29,6 +35,10 @@ _OWN_CHUNK_BYTES = {"cpu": 6 * 2**20}
 _LARGE_CHUNK_BYTES = 2**30
 #: Numbers in the features of a lane up to which lanes with features of their own go side by side.
 _LARGE_FEATURES = 2**20
+#: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
+#: lanes from which it pays.
+_DENSE_PARAMS = 1024
+_DENSE_LANES = 8
 #: Rows of a product that a CPU takes together.
 _VECTOR = 16
 
@@ -44,11 +54,11 @@ class FitArgs(NamedTuple):
     solver: Any
 
 
-@quick_jit
 def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> FitResult:
-    """The fit, compiled, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on
-    all lanes may stand for the solver."""
-    arrays, static = eqx.partition(FitArgs(model, X, y, weight, init_params, solver), eqx.is_array)
+    """The fit, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on all lanes may
+    stand for the solver."""
+    args = FitArgs(model, X, y, weight, init_params, solver)
+    arrays, static = eqx.partition(args, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray, np.generic)))
     _check_mesh(arrays)
 
     @custom_vmap
@@ -74,6 +84,9 @@ class _Batch(NamedTuple):
     side_by_side: bool
 
     def fit(self, arrays: FitArgs) -> FitResult:
+        if is_concrete(arrays):
+            return self._fit(arrays)
+
         @custom_vmap
         def fit(arrays):
             return self._fit(arrays)
@@ -81,12 +94,12 @@ class _Batch(NamedTuple):
         @fit.def_vmap
         @full_precision
         def of_batch(size, in_batched, arrays):
-            result = self._of_batches(size, in_batched[0], arrays)
+            result = _of_batches(self, size, in_batched[0], arrays)
             return result, _all_batched(result)
 
         return fit(arrays)
 
-    def _of_batches(self, size: int, outer: FitArgs, arrays: FitArgs) -> FitResult:
+    def of_batches(self, size: int, outer: FitArgs, arrays: FitArgs) -> FitResult:
         """A batch of such batches, whose lanes come second: one batch if no features have to be
         copied for it, else one batch after the other."""
         own, own_outer = (any(jax.tree.leaves(flags.X)) for flags in (self.batched, outer))
@@ -114,8 +127,8 @@ class _Batch(NamedTuple):
             return self._nothing(arrays)
         _check_mesh(arrays)
         if not self._worth_lanes(arrays):
-            return _map(lambda lane: _fit(self._whole(lane)), arrays, self.batched, self.size)
-        return self._repaired(arrays, *self._in_chunks(arrays))
+            return _one_by_one(self, arrays)
+        return self._repaired(arrays, *_side_by_side(self, arrays, self._nearby(arrays)))
 
     def _nothing(self, arrays: FitArgs) -> FitResult:
         """The results of no lanes."""
@@ -124,7 +137,7 @@ class _Batch(NamedTuple):
             return jax.ShapeDtypeStruct(leaf.shape[1:] if batched else leaf.shape, leaf.dtype)
 
         lane = jax.tree.map(of_lane, arrays, self.batched)
-        shapes = jax.eval_shape(lambda lane: _fit(self._whole(lane)), lane)
+        shapes = jax.eval_shape(lambda lane: _fit(self.whole(lane)), lane)
         return jax.tree.map(lambda s: jnp.zeros((0, *s.shape), s.dtype), shapes)
 
     @property
@@ -140,10 +153,24 @@ class _Batch(NamedTuple):
             return True
         return _feature_numbers(arrays) <= _LARGE_FEATURES and all(jax.tree.leaves(self.batched.X))
 
-    def _in_chunks(self, arrays: FitArgs) -> tuple[FitResult, Bool[Array, " L"]]:
+    def _nearby(self, arrays: FitArgs) -> Optional[GLMParams]:
+        """The minimum at the mean of all lanes' weights, if they differ in nothing else that moves
+        it: theirs are close by."""
+        alike = not any(jax.tree.leaves((self.batched.model, self.batched.X, self.batched.y)))
+        n_features = sum(leaf.shape[-1] for leaf in jax.tree.leaves(arrays.X))
+        n_params = (n_features + 1) * self.static.model.observations.n_outputs
+        if not alike or n_params > _DENSE_PARAMS or self.size < _DENSE_LANES:
+            return None
+        lane = self.whole(_lane(arrays, self.batched, 0))
+        lane = lane._replace(weight=_mean_weight(arrays.weight), init_params=None)
+        return _single(lane).params
+
+    def in_chunks(
+        self, arrays: FitArgs, nearby: Optional[GLMParams]
+    ) -> tuple[FitResult, Bool[Array, " L"]]:
         """Results of all lanes and whether they are good."""
         arrays = self._padded(arrays)
-        common = prepare(self._whole(arrays), self.batched, self.size)
+        common = prepare(self.whole(arrays), self.batched, nearby)
         most = self._lanes_at_once(arrays)
         n_chunks = -(-self.size // most)
         length = -(-self.size // n_chunks)
@@ -153,7 +180,7 @@ class _Batch(NamedTuple):
                 return jax.lax.dynamic_slice_in_dim(leaf, start, length) if batched else leaf
 
             lanes = jax.tree.map(cut, arrays, self.batched)
-            return fit_chunk(self._whole(lanes), self.batched, length, common)
+            return fit_chunk(self.whole(lanes), self.batched, length, common)
 
         if n_chunks == 1:
             return chunk(0)
@@ -201,22 +228,67 @@ class _Batch(NamedTuple):
     ) -> FitResult:
         """With the lanes that are not good fitted one by one."""
 
+        def repaired(lane, result):
+            single = _single(self.whole(_lane(arrays, self.batched, lane)))
+            return _with_lane(result, lane, single)
+
+        if is_at_hand(good):
+            for lane in np.flatnonzero(~np.asarray(good)).astype(np.int32):
+                result = repaired(lane, result)
+            return result
+
         def repair(found):
             result, good = found
             lane = jnp.argmin(good)
-            single = _fit(self._whole(_lane(arrays, self.batched, lane)))
-            result = jax.tree.map(lambda all, one: all.at[lane].set(one), result, single)
-            return result, good.at[lane].set(True)
+            return repaired(lane, result), good.at[lane].set(True)
 
         return jax.lax.while_loop(lambda found: ~jnp.all(found[1]), repair, (result, good))[0]
 
-    def _whole(self, arrays: FitArgs) -> FitArgs:
+    def whole(self, arrays: FitArgs) -> FitArgs:
         return eqx.combine(arrays, self.static)
 
 
-@quick_jit  # traced once, though the rules of a vmap are asked more than once
+# Traced once, though the rules of a vmap are asked more than once.
+
+
+@quick_jit
 def _fit(args: FitArgs) -> FitResult:
     return fit_once(args.model, args.X, args.y, args.weight, None, args.init_params, args.solver)
+
+
+@quick_jit
+def _of_batches(batch: _Batch, size: int, outer: FitArgs, arrays: FitArgs) -> FitResult:
+    return batch.of_batches(size, outer, arrays)
+
+
+@quick_jit
+def _one_by_one(batch: _Batch, arrays: FitArgs) -> FitResult:
+    return _map(lambda lane: _fit(batch.whole(lane)), arrays, batch.batched, batch.size)
+
+
+@quick_jit
+def _side_by_side(batch: _Batch, arrays: FitArgs, nearby: Optional[GLMParams]):
+    return batch.in_chunks(arrays, nearby)
+
+
+@quick_jit
+def _with_lane(result: FitResult, lane: Any, single: FitResult) -> FitResult:
+    return jax.tree.map(lambda all, one: all.at[lane].set(one), result, single)
+
+
+_mean_weight = quick_jit(mean_weight)
+
+
+def _single(args: FitArgs) -> FitResult:
+    """A fit of its own: by the program that ``fit`` has for data at hand, unless it would refuse
+    these weights."""
+    if not is_at_hand((args.X, args.y, args.weight)):
+        return _fit(args)
+    weight = np.asarray(args.weight)
+    if not (weight.min() >= 0 and 0 < weight.sum() < np.inf):
+        return _fit(args)
+    rows = centred_rows(args.X, args.y, weight, args.model.fit_intercept)
+    return run_fit(args.model, *rows, args.init_params, args.solver)
 
 
 def _check_mesh(arrays: FitArgs) -> None:

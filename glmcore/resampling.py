@@ -295,24 +295,37 @@ def _all_but(left_out: Int[Array, ""], n_blocks: int) -> Int[Array, " m"]:
     return (jnp.arange(n_blocks, dtype=jnp.int32) != left_out).astype(jnp.int32)
 
 
-@quick_jit
 def _refit(
-    model, X, y, weight: Float[Array, " n"], solver, block, n_blocks: int, which, counts: Callable
+    model, X, y, weight, solver, block, n_blocks: int, which, counts: Callable
 ) -> tuple[GLMParams, GLMParams, Status]:
     """The fit to all rows, and those in which a block counts as often as ``counts`` says of each
     of ``which``."""
-    whole = fit(model, X, y, solver=solver, sample_weight=weight)
+    whole = fit(model, X, y, solver=solver, sample_weight=weight).params
+    at_once = max(1, _WEIGHTS_AT_ONCE // weight.size)
+    refits = _refits if which.shape[0] <= at_once else _compiled_refits
+    return whole, *refits(model, X, y, weight, solver, block, n_blocks, which, counts, whole, at_once)
 
+
+def _refits(
+    model, X, y, weight, solver, block, n_blocks: int, which, counts: Callable, start, at_once: int
+) -> tuple[GLMParams, Status]:
     def one(which):
-        times = counts(which, n_blocks).astype(weight.dtype)
-        times = times if block is None else times[block]
-        start = whole.params
-        result = fit(model, X, y, solver=solver, init_params=start, sample_weight=times * weight)
+        times = _reweighted(weight, block, n_blocks, which, counts)
+        result = fit(model, X, y, solver=solver, init_params=start, sample_weight=times)
         return result.params, result.status
 
-    at_once = min(which.shape[0], max(1, _WEIGHTS_AT_ONCE // weight.size))
-    params, status = jax.lax.map(one, which, batch_size=at_once)
-    return whole.params, params, status
+    if which.shape[0] <= at_once:
+        return jax.vmap(one)(which)
+    return jax.lax.map(one, which, batch_size=at_once)
+
+
+_compiled_refits = quick_jit(_refits)
+
+
+@quick_jit
+def _reweighted(weight, block, n_blocks: int, which, counts: Callable) -> Float[Array, " n"]:
+    times = counts(which, n_blocks).astype(weight.dtype)
+    return weight * (times if block is None else times[block])
 
 
 def _checked(model: GLM, X: PyTree, y: Any, sample_weight: Any) -> tuple[PyTree, Any, Any]:

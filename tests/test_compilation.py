@@ -14,7 +14,7 @@ import pytest
 from helpers import model, slow, small
 
 import glmcore
-from glmcore import jit
+from glmcore import jit, many
 
 ROOT = Path(__file__).parent.parent
 N, P, K = 60, 4, 3
@@ -222,3 +222,21 @@ def _precisions(function, *args):
     products = re.findall(r"dot_general\[.*?\] \w+ \w+", str(jax.make_jaxpr(function)(*args)), re.DOTALL)
     assert products
     return {"HIGHEST" in product for product in products}
+
+
+def test_a_vmap_needs_the_program_of_single_fits_for_lanes_with_trouble_only(monkeypatch):
+    X, y = small(n=90)
+    X, glm, singles = X.astype(np.float32), model(glmcore.Ridge(0.1)), []
+    single = many._single
+    monkeypatch.setattr(many, "_single", lambda args: singles.append(args) or single(args))
+    strengths = np.geomspace(0.1, 0.01, 4, dtype=np.float32)
+    targets = np.stack([np.roll(y, shift) for shift in range(4)])
+    over_targets = jax.vmap(lambda y: glmcore.fit(glm, X, y).status)
+    over_strengths = jax.vmap(lambda strength: glmcore.fit(model(glmcore.Ridge(strength)), X, y).status)
+    over_weights = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight).status)
+    assert set(glmcore.status_name(over_targets(targets)) + glmcore.status_name(over_strengths(strengths))) == {"converged"}
+    assert not singles
+    weights = np.ones((3, 90), np.float32)
+    weights[1, 7] = np.nan
+    assert glmcore.status_name(over_weights(weights)) == ["converged", "nonfinite", "converged"]
+    assert len(singles) == 1

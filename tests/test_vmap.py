@@ -258,3 +258,22 @@ def test_lanes_of_numpy_arrays_inside_jit():
 
     inside = jax.jit(lambda strength: objectives(weights, strength))(0.1)
     np.testing.assert_allclose(inside, objectives(jnp.asarray(weights), 0.1), rtol=1e-5)
+
+
+def test_lanes_with_trouble_outside_jit_are_as_inside():
+    X, y = small()
+    X, glm = X.astype(np.float32), model(glmcore.Ridge(0.05))
+    weights = np.random.default_rng(0).integers(0, 3, (12, 60)).astype(np.float32)
+    weights[1], weights[2, 5], weights[3], weights[4, y == 1] = 0, np.nan, weights[3] * 1e30, 0
+    fits = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight))
+    outside, inside = fits(weights), jax.jit(fits)(weights)
+    assert glmcore.status_name(outside.status) == glmcore.status_name(inside.status)
+    assert {"converged", "nonfinite", "missing_class"} <= set(glmcore.status_name(outside.status))
+    for a, b in zip(jax.tree.leaves(outside.params), jax.tree.leaves(inside.params)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+    broken = np.stack([X, np.where(np.arange(240).reshape(60, 4) == 7, np.nan, X), 1e30 * X])
+    each = jax.vmap(lambda X: glmcore.fit(glm, X, y))
+    outside, inside = each(broken), jax.jit(each)(broken)
+    assert glmcore.status_name(outside.status) == glmcore.status_name(inside.status)
+    np.testing.assert_allclose(outside.params.coef[0], inside.params.coef[0], atol=1e-4)
