@@ -288,3 +288,21 @@ def test_a_few_rows_with_nearly_all_the_weight(solver):
     alone = glmcore.fit(glm, X[heavy], y[heavy])
     assert result.converged and result.n_iter < 30
     np.testing.assert_allclose(result.objective, alone.objective, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [slow(1e-2), 3e-3, 3e-4])
+@pytest.mark.parametrize("kind", [glmcore.Lasso, slow(glmcore.GroupLasso)])
+def test_first_order_steps_have_arrived_where_they_say_so(kind, strength):
+    rng = np.random.default_rng(2)
+    X = np.sqrt(0.1) * rng.standard_normal((100, 200)) + np.sqrt(0.9) * rng.standard_normal((100, 1))
+    coef = 2 * rng.standard_normal((200, 2)) * (rng.random((200, 1)) < 0.2)
+    y = np.argmax(X @ coef + rng.gumbel(size=(100, 2)), axis=1)
+    glm = glmcore.GLM(glmcore.Categorical(2), kind(strength))
+    single = glmcore.fit(glm, X.astype(np.float32), y, solver=glmcore.ProximalGradient())
+    with jax.enable_x64(True):
+        best = glmcore.fit(glm, X, y, solver=glmcore.ProximalNewton(tol=1e-11)).objective
+        double = glmcore.fit(glm, X, y, solver=glmcore.ProximalGradient())
+        for result, gap in ((single, 1e-6), (double, 1e-9)):
+            assert result.converged
+            params = jax.tree.map(lambda leaf: np.asarray(leaf, float), result.params)
+            assert glm.objective(params, X, y) <= best * (1 + gap)

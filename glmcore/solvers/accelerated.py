@@ -27,6 +27,43 @@ _MAX_TRIALS = 60
 #: Steps without a better residual or objective after which rounding is blamed, and by how many
 #: roundings an objective has to be better.
 _PATIENCE, _ROUNDINGS = 500, 10
+#: By how much the residual has to fall from one mark to the next, and since a mark for its rate to
+#: tell anything.
+_MARK, _TELLING = 30.0, 4.0
+
+
+class Decline(eqx.Module):
+    """How fast the residual falls: the last two marks, and at which step each was passed, of ``count``
+    steps."""
+
+    marks: Float[Array, "2"]
+    passed: Int[Array, "2"]
+    count: Int[Array, ""]
+
+    @classmethod
+    def starting(cls, residual: Float[Array, ""]) -> "Decline":
+        return cls(jnp.stack([residual, residual]), jnp.zeros(2, jnp.int32), jnp.zeros((), jnp.int32))
+
+    def to(self, residual: Float[Array, ""]) -> "Decline":
+        """After one more step."""
+        count, is_mark = self.count + 1, residual < self.marks[1] / _MARK
+        marks = jnp.where(is_mark, jnp.stack([self.marks[1], residual]), self.marks)
+        passed = jnp.where(is_mark, jnp.stack([self.passed[1], count]), self.passed)
+        return Decline(marks, passed, count)
+
+    def gap(self, residual: Float[Array, ""]) -> Float[Array, ""]:
+        """How far the objective is above its minimum; 0 as long as nothing is known.
+
+        With the least curvature m and the largest L the residual of an accelerated gradient falls by
+        the factor 1 - sqrt(m / L) a step, and the gap is its square over 2 m.  L is taken to be 1/2,
+        as in one feature: what is found of features that are correlated is too small, by a factor of
+        one to ten and sometimes of forty.
+        """
+        tiny = jnp.finfo(residual.dtype).tiny
+        before, now = (jnp.log(jnp.maximum(r, tiny)) for r in (self.marks[0], residual))
+        fall, steps = before - now, (self.count - self.passed[0]).astype(residual.dtype)
+        is_telling = fall > jnp.log(_TELLING).astype(fall.dtype)
+        return jnp.where(is_telling, jnp.square(residual * steps / jnp.where(is_telling, fall, 1)), 0)
 
 
 class AcceleratedState(eqx.Module):
@@ -46,6 +83,7 @@ class AcceleratedCache(eqx.Module):
     best: Float[Array, ""]
     lowest: Float[Array, ""]
     since_best: Int[Array, ""]
+    decline: Decline
     progress: Standing
 
 
@@ -98,6 +136,7 @@ class AbstractAccelerated(AbstractSolver):
             best=optimality,
             lowest=objective,
             since_best=jnp.zeros((), jnp.int32),
+            decline=Decline.starting(optimality),
             progress=Standing(
                 objective=objective,
                 optimality=optimality,
@@ -130,7 +169,7 @@ class AbstractAccelerated(AbstractSolver):
         lower = objective < cache.lowest - rounding
         better = (optimality < cache.best) | lower
         since_best = jnp.where(better, 0, cache.since_best + 1)
-        none = jnp.zeros_like(objective)
+        decline = cache.decline.to(optimality)
         state = AcceleratedState(trial.stepsize, jnp.where(uphill, 1, momentum), params)
         return new, state, AcceleratedCache(
             eta=trial.eta,
@@ -138,7 +177,8 @@ class AbstractAccelerated(AbstractSolver):
             best=jnp.minimum(optimality, cache.best),
             lowest=jnp.where(lower, objective, cache.lowest),
             since_best=since_best,
-            progress=Standing(objective, optimality, none, since_best >= _PATIENCE),
+            decline=decline,
+            progress=Standing(objective, optimality, decline.gap(optimality), since_best >= _PATIENCE),
         )
 
     def finish(self, problem: Problem, params: GLMParams, cache: AcceleratedCache) -> Standing:
