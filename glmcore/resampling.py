@@ -18,7 +18,7 @@ from glmcore.sharding import on_automatic_mesh
 from glmcore.solve import fit
 from glmcore.solvers.base import AbstractSolver
 from glmcore.status import Status, has_converged, tally
-from glmcore.tree import as_count, is_at_hand
+from glmcore.tree import as_count, is_at_hand, is_concrete
 
 #: Numbers in the weights of the fits that go side by side.
 _WEIGHTS_AT_ONCE = 2**26
@@ -339,6 +339,8 @@ def _blocks(groups: Any, n: int) -> tuple[Optional[np.ndarray], int]:
     if groups is None:
         block, n_blocks = None, n
     else:
+        if not is_concrete(groups):
+            raise ValueError("groups must be known before jax.jit or jax.vmap trace: they decide how many blocks there are")
         groups = np.asarray(groups)
         if groups.shape != (n,):
             raise ValueError(f"groups must have shape ({n},), one a row of X; found {groups.shape}")

@@ -172,3 +172,9 @@ def test_bad_input(call, message, glm, data):
 def test_a_level_is_a_share(boot):
     with pytest.raises(ValueError, match="level must lie between 0 and 1, found 95.0"):
         boot.percentile_interval(95.0)
+
+
+def test_traced_groups_are_named():
+    X, y = small()
+    with pytest.raises(ValueError, match="groups must be known before jax.jit"):
+        jax.jit(lambda groups: glmcore.jackknife(model(glmcore.Ridge(0.1)), X, y, groups=groups).params)(np.arange(60))
