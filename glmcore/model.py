@@ -252,7 +252,9 @@ def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
 
 
 def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:
-    # A row without weight may hold anything, NaN included; one of numbers counts in derivatives.
-    rows = [jnp.all(jnp.isfinite(x), axis=1) for x in jax.tree.leaves(X)]
+    # A row without weight may hold anything, NaN included; one of numbers that have squares counts in
+    # derivatives.
+    most = jnp.sqrt(jnp.finfo(weight.dtype).max)
+    rows = [jnp.all(jnp.abs(x) < most, axis=1) for x in jax.tree.leaves(X)]
     used = (weight > 0) | functools.reduce(jnp.logical_and, rows)
     return jax.tree.map(lambda x: jnp.where(used[:, None], x, 0), X)

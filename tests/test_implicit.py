@@ -184,3 +184,18 @@ def test_the_size_of_weights_leaves_derivatives_alone(size):
 
     slope = jax.grad(coef)
     np.testing.assert_allclose(slope(0.1, np.full(60, size)), slope(0.1, np.ones(60)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("anything", [1e30, 1e37, np.nan])
+def test_what_rows_of_weight_zero_hold_leaves_derivatives_alone(anything):
+    X, y = small()
+    X, weight = X.astype(np.float32), np.r_[np.zeros(5), np.ones(55)].astype(np.float32)
+    held = np.where(weight[:, None] > 0, X, np.float32(anything))
+
+    def slope(X):
+        def coef(strength):
+            return glmcore.fit(model(glmcore.Ridge(strength)), X, y, sample_weight=weight).params.coef[0, 0]
+
+        return jax.grad(coef)(0.1)
+
+    np.testing.assert_allclose(slope(held), slope(X), rtol=1e-3)
