@@ -103,7 +103,7 @@ class Lanes(eqx.Module):
         return self.design.forward(points * self.stretch)
 
     def null_predictor(self) -> Float[Array, "L K n"]:
-        """The linear predictor of :meth:`null`, without a product."""
+        """The linear predictor of the null models, without a product."""
         return self.each(lambda _, problem: problem.null_predictor())
 
     def loss(self, eta: Float[Array, "L K n"]) -> tuple[PerLane, Points]:
@@ -143,9 +143,6 @@ class Lanes(eqx.Module):
             return as_point(*starting_params(problem, lane.init_params))
 
         return self.each(one)
-
-    def null(self) -> Points:
-        return self.each(lambda _, problem: as_point(*problem.null_params()))
 
     @property
     def free(self) -> bool:

@@ -22,6 +22,7 @@ from glmcore.centring import centred_rows
 from glmcore.jit import full_precision, quick_jit
 from glmcore.lane_fits import fit_chunk, prepare
 from glmcore.lane_hessians import mean_weight
+from glmcore.model import fit_size
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once, run_fit
@@ -156,10 +157,8 @@ class _Batch(NamedTuple):
     def _nearby(self, arrays: FitArgs) -> Optional[GLMParams]:
         """The minimum at the mean of all lanes' weights, if they differ in nothing else that moves
         it: theirs are close by."""
-        alike = not any(jax.tree.leaves((self.batched.model, self.batched.X, self.batched.y)))
-        n_features = sum(leaf.shape[-1] for leaf in jax.tree.leaves(arrays.X))
-        n_params = (n_features + 1) * self.static.model.observations.n_outputs
-        if not alike or n_params > _DENSE_PARAMS or self.size < _DENSE_LANES:
+        unlike = any(jax.tree.leaves((self.batched.model, self.batched.X, self.batched.y)))
+        if unlike or self.size < _DENSE_LANES or fit_size(self.static.model, arrays.X)[0] > _DENSE_PARAMS:
             return None
         lane = self.whole(_lane(arrays, self.batched, 0))
         lane = lane._replace(weight=_mean_weight(arrays.weight), init_params=None)

@@ -224,6 +224,13 @@ class GLM(eqx.Module):
         return DenseProblem.of(self, features, y, share, coordinates)
 
 
+def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
+    """Parameters and rows of a fit."""
+    leaves = jax.tree.leaves(X)
+    n_features = sum(leaf.shape[1] for leaf in leaves)
+    return (n_features + 1) * model.observations.n_outputs, leaves[0].shape[0]
+
+
 def check_not_empty(leaves: list) -> None:
     """Refuse features without rows or without columns."""
     if 0 in (len(leaves[0]), sum(leaf.shape[1] for leaf in leaves)):

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float, Int, PyTree
 from glmcore.centring import centred_rows
 from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
 from glmcore.jit import quick_jit
-from glmcore.model import GLM
+from glmcore.model import GLM, fit_size
 from glmcore.params import GLMParams
 from glmcore.path_programs import Answers, Reached, run_null, run_piece
 from glmcore.penalties import AbstractPenalty, ElasticNet, GroupLasso, Lasso, Ridge
 from glmcore.sharding import on_automatic_mesh
-from glmcore.solve import default_solver, fit_size
+from glmcore.solve import default_solver
 from glmcore.solvers import ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.status import Status, has_converged, tally
@@ -152,13 +152,14 @@ def regularization_path(
     """
     check_model(model)
     _check_penalty(model.penalty)
-    strengths = _checked_strengths(strengths, n_strengths, min_ratio)
+    if strengths is None:
+        n_strengths = as_count(n_strengths, "n_strengths")
+    strengths = _checked_strengths(strengths, min_ratio)
     X, y, weight = check_data(model, X, y, sample_weight)
     check_penalty(model, X)
     path = _Path.of(model, X, y, weight, solver)
     dtype = weight.dtype
     if strengths is None:
-        n_strengths = int(n_strengths)
         ratios = np.geomspace(1, min_ratio, n_strengths) if n_strengths > 1 else np.ones(1)
         strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
     strengths = jnp.asarray(strengths, dtype)
@@ -321,9 +322,8 @@ def _check_penalty(penalty: AbstractPenalty) -> None:
         raise ValueError(f"regularization_path multiplies the strength of the penalty, which is 0 in {penalty!r}")
 
 
-def _checked_strengths(strengths: Any, n_strengths: Any, min_ratio: Any) -> Any:
+def _checked_strengths(strengths: Any, min_ratio: Any) -> Any:
     if strengths is None:
-        as_count(n_strengths, "n_strengths")
         if not isinstance(min_ratio, numbers.Real) or not 0 < min_ratio < 1:
             raise ValueError(f"min_ratio must lie between 0 and 1, found {min_ratio!r}")
         return None

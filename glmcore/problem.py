@@ -278,7 +278,7 @@ class Problem(eqx.Module):
             )
             coef = stack_rows(least) * scale
         elif self.penalty.smooth:
-            coef = loss_gradient.coef + self.penalty_gradient(params.coef)
+            coef = self.penalised(params, loss_gradient).coef
         else:
             coef = params.coef - self.prox(params.coef - loss_gradient.coef, jnp.ones(()))
         return tree_norm((coef, loss_gradient.intercept))

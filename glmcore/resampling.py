@@ -301,25 +301,37 @@ def _refit(
     """The fit to all rows, and those in which a block counts as often as ``counts`` says of each
     of ``which``."""
     whole = fit(model, X, y, solver=solver, sample_weight=weight).params
+    one = _Refit(model, X, y, weight, solver, block, n_blocks, counts, whole)
     at_once = max(1, _WEIGHTS_AT_ONCE // weight.size)
-    refits = _refits if which.shape[0] <= at_once else _compiled_refits
-    return whole, *refits(model, X, y, weight, solver, block, n_blocks, which, counts, whole, at_once)
+    if which.shape[0] <= at_once:
+        return whole, *jax.vmap(one)(which)
+    return whole, *_in_parts(one, which, at_once)
 
 
-def _refits(
-    model, X, y, weight, solver, block, n_blocks: int, which, counts: Callable, start, at_once: int
-) -> tuple[GLMParams, Status]:
-    def one(which):
-        times = _reweighted(weight, block, n_blocks, which, counts)
-        result = fit(model, X, y, solver=solver, init_params=start, sample_weight=times)
+class _Refit(eqx.Module):
+    """A fit to blocks that count differently, from ``start``."""
+
+    model: GLM
+    X: PyTree
+    y: Any
+    weight: Any
+    solver: Optional[AbstractSolver]
+    block: Optional[Any]
+    n_blocks: int = eqx.field(static=True)
+    counts: Callable = eqx.field(static=True)
+    start: GLMParams
+
+    def __call__(self, which) -> tuple[GLMParams, Status]:
+        weight = _reweighted(self.weight, self.block, self.n_blocks, which, self.counts)
+        result = fit(
+            self.model, self.X, self.y, solver=self.solver, init_params=self.start, sample_weight=weight
+        )
         return result.params, result.status
 
-    if which.shape[0] <= at_once:
-        return jax.vmap(one)(which)
+
+@quick_jit
+def _in_parts(one: _Refit, which, at_once: int) -> tuple[GLMParams, Status]:
     return jax.lax.map(one, which, batch_size=at_once)
-
-
-_compiled_refits = quick_jit(_refits)
 
 
 @quick_jit

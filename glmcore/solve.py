@@ -21,7 +21,7 @@ from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
 from glmcore.implicit import as_arrays, as_function
 from glmcore.many import run_many
-from glmcore.model import GLM
+from glmcore.model import GLM, fit_size
 from glmcore.observations import unknown_labels
 from glmcore.padding import bucket, pad_rows
 from glmcore.params import GLMParams
@@ -336,13 +336,6 @@ def _identity(model: GLM, solver: AbstractSolver, X: PyTree, y: Any, weight: Any
     shape = (leaves[0].shape[0], sum(leaf.shape[1] for leaf in leaves), leaves[0].dtype)
     digest = jax.device_get(_digest_rows(X, y, weight, ordered=True))
     return Identity.of(*in_dtype((model, solver), weight.dtype), shape, digest)
-
-
-def fit_size(model: GLM, X: PyTree) -> tuple[int, int]:
-    """Parameters and rows."""
-    leaves = jax.tree.leaves(X)
-    n_features = sum(leaf.shape[1] for leaf in leaves)
-    return (n_features + 1) * model.observations.n_outputs, leaves[0].shape[0]
 
 
 def _checked(model, params, X, y, solver, sample_weight, algorithm=None):
