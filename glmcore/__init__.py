@@ -3,6 +3,7 @@
 from glmcore import npz
 from glmcore.batches import fit_batches
 from glmcore.checkpoint import Checkpoint
+from glmcore.cores import on_cores
 from glmcore.jit import quick_jit
 from glmcore.model import GLM
 from glmcore.observations import AbstractObservations, Categorical
@@ -83,6 +84,7 @@ __all__ = [
     "log_likelihood",
     "npz",
     "null_log_likelihood",
+    "on_cores",
     "pad_rows",
     "quick_jit",
     "regularization_path",

@@ -94,21 +94,8 @@ def quick_jit(function: Callable) -> Callable:
     def call(*args: Any, **named: Any) -> Any:
         if named:
             args = inspect.signature(function).bind(*args, **named).args
-        leaves, structure = jax.tree.flatten(args)
-        arrays, static, is_traced = [], [], False
-        for leaf in leaves:
-            if isinstance(leaf, (np.ndarray, np.generic)):
-                # JAX takes every array to be in the byte order of this machine.
-                arrays.append(leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("=")))
-            elif isinstance(leaf, jax.Array):
-                arrays.append(leaf)
-                is_traced = is_traced or isinstance(leaf, jax.core.Tracer)
-            else:
-                static.append(leaf)
-                continue
-            static.append(None)
-        static = _Static(structure, tuple(static))
-        if is_traced and _inside_program():
+        static, arrays, is_traced = _flattened(args)
+        if is_traced and inside_program():
             return program(static, *arrays)
         try:
             return hasty()(static, *arrays)
@@ -117,16 +104,51 @@ def quick_jit(function: Callable) -> Callable:
                 raise
             return program(static, *arrays)
 
+    def prepared(*like: Any) -> Callable[..., Callable[[], Any]]:
+        """Compiled for arguments like these: called with such arguments it gives what a thread may
+        carry out.
+
+        A thread has settings of JAX of its own, such as whether there is float64: what is traced
+        and put on the device here follows those of the caller.
+        """
+        static, arrays, _ = _flattened(like)
+        compiled = hasty().lower(static, *arrays).compile()
+
+        def of(*args: Any) -> Callable[[], Any]:
+            # In place where it can be, unlike jnp.asarray.
+            arrays = jax.device_put(_flattened(args)[1])
+            return lambda: compiled(*arrays)
+
+        return of
+
+    call.prepared = prepared
     return call
 
 
-def _inside_program() -> bool:
+def _flattened(args: tuple) -> tuple[_Static, list, bool]:
+    """What is no array, the arrays, and whether some of them are traced."""
+    leaves, structure = jax.tree.flatten(args)
+    arrays, static, is_traced = [], [], False
+    for leaf in leaves:
+        if isinstance(leaf, (np.ndarray, np.generic)):
+            # JAX takes every array to be in the byte order of this machine.
+            arrays.append(leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("=")))
+        elif isinstance(leaf, jax.Array):
+            arrays.append(leaf)
+            is_traced = is_traced or isinstance(leaf, jax.core.Tracer)
+        else:
+            static.append(leaf)
+            continue
+        static.append(None)
+    return _Static(structure, tuple(static)), arrays, is_traced
+
+
+def inside_program() -> bool:
     """Whether what is called is a part of a program; under ``jax.vmap`` alone it is one."""
     try:
-        _nothing()()
+        return isinstance(_nothing()(), jax.core.Tracer)
     except ValueError:  # options are refused there
         return True
-    return False
 
 
 @functools.lru_cache(maxsize=1)

@@ -37,11 +37,9 @@ class Common(NamedTuple):
     root: Optional[Float[Array, "K p1 p1"]] = None
 
 
-def prepare(args, batched, nearby: Optional[GLMParams]) -> Optional[Common]:
-    """What lanes share, None if each has features of its own; ``nearby`` is the minimum at the mean
-    of their weights, if these are all that they differ in."""
-    if any(jax.tree.leaves(batched.X)):
-        return None
+def prepare(args, batched, nearby: Optional[GLMParams]) -> Common:
+    """What lanes share that share their features; ``nearby`` is the minimum at the mean of their
+    weights, if these are all that they differ in."""
     model = in_dtype(args.model, args.weight.dtype)
     weight = mean_weight(args.weight)
     coordinates, features = Coordinates.measure(

@@ -19,8 +19,9 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Bool, PyTree
 
 from glmcore.centring import centred_rows
+from glmcore.cores import on_cores
 from glmcore.jit import full_precision, quick_jit
-from glmcore.lane_fits import fit_chunk, prepare
+from glmcore.lane_fits import Common, fit_chunk, prepare
 from glmcore.lane_hessians import mean_weight
 from glmcore.model import fit_size
 from glmcore.params import GLMParams
@@ -34,8 +35,11 @@ from glmcore.tree import is_at_hand, is_concrete
 _CHUNK_BYTES = {"cpu": 8 * 2**20}
 _OWN_CHUNK_BYTES = {"cpu": 6 * 2**20}
 _LARGE_CHUNK_BYTES = 2**30
-#: Numbers in the features of a lane up to which lanes with features of their own go side by side.
+#: Numbers in the features of a lane up to which lanes with features of their own go side by side,
+#: and one fit does not keep a machine busy.
 _LARGE_FEATURES = 2**20
+#: Fits one after the other that are worth a thread.
+_LEAST_PART = 8
 #: Parameters up to which fits that differ in weights only share a factor of the Hessian, and
 #: lanes from which it pays.
 _DENSE_PARAMS = 1024
@@ -127,9 +131,13 @@ class _Batch(NamedTuple):
         if self.size == 0:
             return self._nothing(arrays)
         _check_mesh(arrays)
+        lanes = jax.tree.map(lambda has_lanes: 0 if has_lanes else None, self.batched)
         if not self._worth_lanes(arrays):
-            return _one_by_one(self, arrays)
-        return self._repaired(arrays, *_side_by_side(self, arrays, self._nearby(arrays)))
+            is_large = _feature_numbers(arrays, self.batched) > _LARGE_FEATURES
+            most = 1 if is_large else max(1, self.size // _LEAST_PART)
+            return on_cores(_one_by_one, (None, lanes), most=most)(self, arrays)
+        fits = on_cores(_side_by_side, (None, lanes, None), most=self._n_chunks(arrays))
+        return self._repaired(arrays, *fits(self, *self._prepared(arrays)))
 
     def _nothing(self, arrays: FitArgs) -> FitResult:
         """The results of no lanes."""
@@ -152,7 +160,14 @@ class _Batch(NamedTuple):
             return False  # the null space of the features is that of each lane's own rows
         if not self._owns_features:
             return True
-        return _feature_numbers(arrays) <= _LARGE_FEATURES and all(jax.tree.leaves(self.batched.X))
+        is_large = _feature_numbers(arrays, self.batched) > _LARGE_FEATURES
+        return not is_large and all(jax.tree.leaves(self.batched.X))
+
+    def _prepared(self, arrays: FitArgs) -> tuple[FitArgs, Optional[Common]]:
+        """The lanes, and what they share."""
+        if self._owns_features:
+            return arrays, None
+        return _with_common(self, arrays, self._nearby(arrays))
 
     def _nearby(self, arrays: FitArgs) -> Optional[GLMParams]:
         """The minimum at the mean of all lanes' weights, if they differ in nothing else that moves
@@ -164,14 +179,15 @@ class _Batch(NamedTuple):
         lane = lane._replace(weight=_mean_weight(arrays.weight), init_params=None)
         return _single(lane).params
 
+    def with_common(self, arrays: FitArgs, nearby: Optional[GLMParams]) -> tuple[FitArgs, Common]:
+        arrays = self._padded(arrays)
+        return arrays, prepare(self.whole(arrays), self.batched, nearby)
+
     def in_chunks(
-        self, arrays: FitArgs, nearby: Optional[GLMParams]
+        self, arrays: FitArgs, common: Optional[Common]
     ) -> tuple[FitResult, Bool[Array, " L"]]:
         """Results of all lanes and whether they are good."""
-        arrays = self._padded(arrays)
-        common = prepare(self.whole(arrays), self.batched, nearby)
-        most = self._lanes_at_once(arrays)
-        n_chunks = -(-self.size // most)
+        n_chunks = self._n_chunks(arrays)
         length = -(-self.size // n_chunks)
 
         def chunk(start):
@@ -195,11 +211,12 @@ class _Batch(NamedTuple):
         empty = jax.tree.map(lambda s: jnp.zeros((self.size, *s.shape[1:]), s.dtype), shapes)
         return jax.lax.fori_loop(0, n_chunks, add, empty)
 
+    def _n_chunks(self, arrays: FitArgs) -> int:
+        return -(-self.size // self._lanes_at_once(arrays))
+
     def _padded(self, arrays: FitArgs) -> FitArgs:
         """With copies of the last row, of weight 0, up to a whole number of vectors, where a product
         is of all lanes."""
-        if self._owns_features:
-            return arrays
 
         def pad(leaf: Array, has_lanes: bool, mode: str = "edge") -> Array:
             widths = [(0, 0)] * leaf.ndim
@@ -218,7 +235,7 @@ class _Batch(NamedTuple):
         numbers, chunk = 4 * n * n_outputs, _CHUNK_BYTES
         if self._owns_features:
             # By rows, by columns, and weighted for each class.
-            numbers, chunk = numbers + (2 + n_outputs) * _feature_numbers(arrays), _OWN_CHUNK_BYTES
+            numbers, chunk = numbers + (2 + n_outputs) * _feature_numbers(arrays, self.batched), _OWN_CHUNK_BYTES
         budget = chunk.get(jax.default_backend(), _LARGE_CHUNK_BYTES)
         return max(1, min(self.size, budget // (numbers * itemsize)))
 
@@ -243,6 +260,11 @@ class _Batch(NamedTuple):
 
         return jax.lax.while_loop(lambda found: ~jnp.all(found[1]), repair, (result, good))[0]
 
+    def part(self, arrays: FitArgs) -> "_Batch":
+        """The batch that has as many lanes as ``arrays`` hold."""
+        leaves = zip(jax.tree.leaves(arrays), jax.tree.leaves(self.batched))
+        return self._replace(size=next(len(leaf) for leaf, has_lanes in leaves if has_lanes))
+
     def whole(self, arrays: FitArgs) -> FitArgs:
         return eqx.combine(arrays, self.static)
 
@@ -262,12 +284,17 @@ def _of_batches(batch: _Batch, size: int, outer: FitArgs, arrays: FitArgs) -> Fi
 
 @quick_jit
 def _one_by_one(batch: _Batch, arrays: FitArgs) -> FitResult:
-    return _map(lambda lane: _fit(batch.whole(lane)), arrays, batch.batched, batch.size)
+    return _map(lambda lane: _fit(batch.whole(lane)), arrays, batch.batched, batch.part(arrays).size)
 
 
 @quick_jit
-def _side_by_side(batch: _Batch, arrays: FitArgs, nearby: Optional[GLMParams]):
-    return batch.in_chunks(arrays, nearby)
+def _with_common(batch: _Batch, arrays: FitArgs, nearby: Optional[GLMParams]):
+    return batch.with_common(arrays, nearby)
+
+
+@quick_jit
+def _side_by_side(batch: _Batch, arrays: FitArgs, common: Optional[Common]):
+    return batch.part(arrays).in_chunks(arrays, common)
 
 
 @quick_jit
@@ -301,9 +328,10 @@ def _check_mesh(arrays: FitArgs) -> None:
             )
 
 
-def _feature_numbers(arrays: FitArgs) -> int:
-    """Numbers in the features of each lane that has its own."""
-    return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(arrays.X))
+def _feature_numbers(arrays: FitArgs, batched: FitArgs) -> int:
+    """Numbers in the features of each lane."""
+    leaves = zip(jax.tree.leaves(arrays.X), jax.tree.leaves(batched.X))
+    return sum(math.prod(leaf.shape[has_lanes:]) for leaf, has_lanes in leaves)
 
 
 def _lane(arrays: FitArgs, batched: FitArgs, index: Any) -> FitArgs:

@@ -1,6 +1,6 @@
 """Batches of any size, read ahead of the computation and cut into chunks of one shape."""
 
-import os
+import functools
 import queue
 import threading
 from collections import deque
@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.checks import check_data
+from glmcore.cores import n_cores
+from glmcore.jit import quick_jit
 from glmcore.padding import aligned
-from glmcore.staging import prepared
 
-#: Bytes of the features of a chunk, chunks that are read ahead, chunks that are computed at once.
+#: Bytes of the features of a chunk, and chunks that are read ahead.
 _CHUNK_BYTES = 2**25
 _AHEAD = 2
-_MOST_WORKERS = 8
 #: Rows of the first batch that are kept.
 _FIRST_ROWS = 8192
 
@@ -74,14 +74,14 @@ class Reader:
         """One pass: the chunks in order, each with ``function(*before, X, y, weight, n_rows)``."""
         under_way, n_rows, program = deque(), 0, None
         class_weights = np.zeros(self.model.observations.n_outputs)
-        with ThreadPoolExecutor(_workers()) as pool:
+        with ThreadPoolExecutor(n_cores()) as pool:
             for chunk in self._chunks_ahead():
                 n_rows += chunk.n_rows
                 class_weights += _class_weights(chunk, len(class_weights))
                 columns = (*chunk[:3], np.asarray(chunk.n_rows, np.int32))
-                program = program or prepared(function, before, columns)
-                under_way.append((chunk, pool.submit(_computed, program(*columns))))
-                if len(under_way) > _workers():
+                program = program or _quick_jit(function).prepared(*before, *columns)
+                under_way.append((chunk, pool.submit(_computed, program(*before, *columns))))
+                if len(under_way) > n_cores():
                     chunk, found = under_way.popleft()
                     yield chunk, found.result()
             for chunk, found in under_way:
@@ -190,11 +190,8 @@ class Reader:
             yield gathered
 
 
-def _workers() -> int:
-    """Chunks that are computed at once: one a core, each in a thread of its own."""
-    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use, on Linux only
-        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
+#: One program a function, for all passes.
+_quick_jit = functools.lru_cache(maxsize=64)(quick_jit)
 
 
 def _class_weights(chunk: Chunk, n_classes: int) -> np.ndarray:

@@ -47,26 +47,6 @@ def staged(run_sweep: Callable[..., Sequence], function: Callable, *args: PyTree
     return jax.tree.unflatten(result, plan.run(run_sweep, arrays))
 
 
-def prepared(
-    function: Callable, before: tuple, like: tuple
-) -> Callable[..., Callable[[], PyTree]]:
-    """``function(*before, *chunk)`` for chunks of arrays like those of ``like``, compiled once per
-    types and shapes: called with a chunk, it gives what a thread carries out.
-
-    A thread has settings of JAX of its own, such as whether there is float64: what is traced and
-    put on the device here follows those of the caller.
-    """
-    signature, arrays = _signature(function, (*before, *like))
-    program, result = _compiled(signature)
-    known = arrays[: -len(like)]
-
-    def of(*chunk: np.ndarray) -> Callable[[], PyTree]:
-        columns = jax.device_put(chunk)  # in place where it can be, unlike jnp.asarray
-        return lambda: jax.tree.unflatten(result, program(*known, *columns))
-
-    return of
-
-
 class _Signature(NamedTuple):
     """A function, what is no array in its arguments, and the types of what is."""
 
@@ -113,13 +93,6 @@ def _planned(signature: _Signature) -> tuple["_Plan", Any]:
     function, structures = signature.flat()
     plan = _Plan.of(jax.make_jaxpr(function)(*signature.like))
     return plan, structures[0]
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(signature: _Signature) -> tuple[Callable, Any]:
-    function, structures = signature.flat()
-    program = jax.jit(function).lower(*signature.like).compile(hasty_options())
-    return program, structures[0]
 
 
 class _Step(NamedTuple):

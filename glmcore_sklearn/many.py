@@ -17,6 +17,8 @@ from glmcore import GLMParams
 LABEL_AXES = 2
 #: Where the targets are in a pair (coef, intercept).
 _PARAMS = (1, 0)
+#: Probabilities of all rows and targets that keep a core busy.
+_LEAST_NUMBERS = 2**19
 
 
 class Fits(NamedTuple):
@@ -42,11 +44,17 @@ def fit(model, X, y, weight, params, solver, callback):
             "verbose and callback in solver_kwargs are for one target: many are fitted by one program, which does not "
             "stop to tell"
         )
-    return _fit(model, *pad_rows(X, y, weight), params, _with_tol(solver, weight))
+    mask, shared = model.mask, dataclasses.replace(model, mask=None)
+    axes = None if mask is None else 1, None, None, 1, None, None if params is None else _PARAMS, None
+    parts = max(1, y.size * model.observations.n_outputs // _LEAST_NUMBERS)
+    fits = glmcore.on_cores(_fit, axes, Fits(_PARAMS, *[0] * 4), most=parts)
+    return fits(mask, shared, *pad_rows(X, y, weight), params, _with_tol(solver, weight))
 
 
 @glmcore.quick_jit
-def _fit(model, X, y, weight, params, solver):
+def _fit(mask, model, X, y, weight, params, solver):
+    model = dataclasses.replace(model, mask=mask)
+
     def one(model, y, params):
         found = glmcore.fit(model, X, y, solver=solver, init_params=params, sample_weight=weight)
         return tuple(found.params), (found.status, found.n_iter, found.objective, found.optimality)

@@ -18,7 +18,7 @@ FACE = sorted((ROOT / "glmcore_sklearn").rglob("*.py"))
 #: (which the test of circles then keeps in order).
 FLOORS = [
     {"status", "tree", "rounding", "factors", "rows", "staging", "sweeps", "npz", "jit", "remembering"},
-    {"params", "padding", "sharding", "identity"},
+    {"params", "padding", "sharding", "identity", "cores"},
     {"observations", "penalties"},
     {"coordinates"},
     {"centring"},

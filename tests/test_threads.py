@@ -34,6 +34,17 @@ def check(_):
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(check, range(12)))
 """
+LANES = """
+glmcore.cores.n_cores = lambda: 4
+own, labels = rng.standard_normal((32, 512, 65)).astype(np.float32), rng.integers(0, 10, (32, 4096))
+weights = rng.multinomial(4096, np.full(4096, 1 / 4096), 32).astype(np.float32)
+fits = {
+    "features": jax.vmap(lambda X, y: glmcore.fit(model, X, y))(own, labels[:, :512]),
+    "labels": jax.vmap(lambda y: glmcore.fit(model, X, y))(labels),
+    "weights": jax.vmap(lambda w: glmcore.fit(model, X, y, sample_weight=w))(weights),
+}
+assert all(found.converged.all() for found in fits.values()), fits
+"""
 ON_EIGHT_DEVICES = """
 Xs, ys, weight = glmcore.shard_rows(X, y)
 assert len(Xs.devices()) == 8
@@ -54,6 +65,11 @@ def run(program, flags=""):
 
 def test_threads_give_the_results_of_one():
     run(IN_THREADS)
+
+
+@pytest.mark.slow
+def test_lanes_on_more_cores_than_there_are():
+    run(LANES)
 
 
 @pytest.mark.slow
