@@ -108,7 +108,11 @@ class Lanes(eqx.Module):
 
     def loss(self, eta: Float[Array, "L K n"]) -> tuple[PerLane, Points]:
         """The loss and its gradient in the points."""
-        loss, residual = self.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
+        # The labels wait for it: compared with the classes before a loop, they would be twice as
+        # many arrays as classes inside, which XLA's older emitters do not vectorise.
+        eta, y = jax.lax.optimization_barrier((eta, self.lane.y))
+        here = eqx.tree_at(lambda lanes: lanes.lane.y, self, y)
+        loss, residual = here.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
         return loss, self.design.back(residual) * self.stretch
 
     def objective(self, points: Points) -> tuple[PerLane, Points]:
