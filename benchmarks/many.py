@@ -70,7 +70,7 @@ def bootstraps(size: int) -> Batch:
 
 def vmap(batch: Batch) -> Callable[[], list]:
     """What fits the batch by one ``jax.vmap``."""
-    fit = jax.jit(jax.vmap(partial(_fit, _n_classes(batch)), in_axes=batch.axes))
+    fit = jax.vmap(partial(_fit, _n_classes(batch)), in_axes=batch.axes)
 
     def run():
         coef, intercept = map(np.asarray, fit(*map(jnp.asarray, batch[:3])))

@@ -157,8 +157,7 @@ def _many(results) -> str:
         cells = [duration(ours["seconds"]), duration(ours["cold"]), _beside(found[name]["scikit-learn"], ours)]
         rows.append([title, *cells])
     head = (
-        f"Many Ridge models, by one `jax.vmap` of `{OURS}` inside `jax.jit` or one `ClassifierPopulationGLM` beside a loop of "
-        f"fits, all within {GAP:.0e} of the better one:"
+        f"Many Ridge models, by one `jax.vmap` of `{OURS}` or one `ClassifierPopulationGLM` beside a loop of fits, all within {GAP:.0e} of the better one:"
     )
     return head + "\n\n" + _table(["", "glmcore", "its first run", "scikit-learn"], rows)
 
@@ -174,7 +173,10 @@ def _grids(results) -> str:
         )
     if not rows:
         return ""
-    head = "20 values of C in 5 folds of the digits by log-loss, scikit-learn's own with `n_jobs=2`:"
+    head = (
+        "20 values of C in 5 folds of the digits by log-loss, with `n_jobs=2`: two processes of scikit-learn, two threads of "
+        "ours:"
+    )
     columns = ["", "first run", "scikit-learn", "later", "scikit-learn", "C", "scikit-learn"]
     return head + "\n\n" + _table(columns, rows)
 
