@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.factors import diagonal_of
@@ -13,6 +13,7 @@ from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_weig
 from glmcore.lanes import Design, Lane, Lanes, as_params
 from glmcore.lockstep import Lockstep, Points, Refresh, descend
 from glmcore.params import GLMParams
+from glmcore.penalties import may_spare_some
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype
 from glmcore.results import FitResult
@@ -82,10 +83,9 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     else:
         models = hessian_models(lanes, start, is_null)
     end, found = _minimise(lanes, start, is_null, *models)
-    result = _results(lanes, end, found, common.root if is_near else end.model.root)
+    result, held = _results(lanes, end, found, common.root if is_near else end.model.root)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
-    good = end.arrived & result.converged & measured & in_time
-    return result, good if lanes.free else good & ~lanes.unheld(end.points)
+    return result, end.arrived & result.converged & held & measured & in_time
 
 
 class Found(NamedTuple):
@@ -123,9 +123,10 @@ def _minimise(
 
 def _results(
     lanes: Lanes, end: Lockstep, found: Found, root: Float[Array, "*L K p1 p1"]
-) -> FitResult:
-    """What each lane's fit returns, ``root`` in its state; only where all are ``free`` is the data's
-    separability looked into, which costs all lanes as much as a step."""
+) -> tuple[FitResult, Bool[Array, " L"]]:
+    """What each lane's fit returns, ``root`` in its state, and whether a penalty holds it.  Where
+    some coefficients may be free beside others the data's separability is looked into here, which
+    costs all lanes as much as a step."""
 
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
         params = as_params(point)
@@ -135,11 +136,12 @@ def _results(
             # computed, since nothing reads it.
             state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)
         run = Run(params, state, found, n_iter)
-        task = Task(problem, lane.solver, found.yardstick, lanes.free, looks_closer=False)
-        result = conclude(task, run)
-        if lane.own is None:
-            return result
-        return eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
+        looks = may_spare_some(problem.penalty)
+        result = conclude(Task(problem, lane.solver, found.yardstick, looks, looks_closer=False), run)
+        held = jnp.array(True) if looks else jnp.all(problem.unheld(params.coef) == 0)
+        if lane.own is not None:
+            result = eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
+        return result, held
 
     root = jnp.broadcast_to(root, (lanes.size, *root.shape[-3:]))
     return lanes.each(one, end.points, end.n_iter, found, root)

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 from glmcore.dense import DenseProblem
 from glmcore.lockstep import PerLane, Points
 from glmcore.params import GLMParams
-from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
 from glmcore.programs import starting_params
 from glmcore.solvers.preconditioner import gram_rows
@@ -147,20 +146,6 @@ class Lanes(eqx.Module):
             return as_point(*starting_params(problem, lane.init_params))
 
         return self.each(one)
-
-    @property
-    def free(self) -> bool:
-        """Whether nothing at all is penalised."""
-        return isinstance(self.lane.model.penalty, UnRegularized)
-
-    def unheld(self, points: Points) -> Bool[Array, " L"]:
-        """Which lanes have coefficients that no penalty holds, so that data may be separable."""
-
-        def one(_, problem: Problem, point):
-            coef = as_params(point).coef
-            return (problem.penalty_value(coef) == 0) & jnp.any(coef != 0)
-
-        return self.each(one, points)
 
 
 def as_point(coef: Float[Array, "p K"], intercept: Any) -> Float[Array, "K p1"]:

@@ -174,6 +174,15 @@ class Problem(eqx.Module):
     def penalty_gradient(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
         return jax.grad(self.penalty_value)(coef)
 
+    def unheld(self, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        """``coef`` without the features that the penalty holds, if only for some class: what remains
+        costs nothing however large it is."""
+        free = coef
+        if self.penalty.smooth or isinstance(self.penalty, AbstractScalablePenalty):
+            slope = self.penalty_gradient(jnp.where(coef == 0, 1, coef))
+            free = jnp.where(jnp.all(slope == 0, axis=1, keepdims=True), coef, 0)
+        return jnp.where(self.penalty_value(free) == 0, free, 0)
+
     def penalised(self, params: GLMParams, loss_gradient: GLMParams) -> GLMParams:
         """The gradient of the objective from that of the loss."""
         coef = loss_gradient.coef + self.penalty_gradient(params.coef)

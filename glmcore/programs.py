@@ -81,8 +81,10 @@ class Task(eqx.Module):
         # A bound on the residual had arrived and the residual itself has not, by its rounding.
         status = Status.where(status == Status.running, Status.stalled, status)
         if self.may_be_separable:
-            unpenalised = problem.penalty_value(run.params.coef) == 0
-            separable = where_needed(unpenalised & self._has_classes, self._no_maximum, problem, run.params)
+            # What a penalty holds is no part of a direction without end, and the intercept is free.
+            free = GLMParams(problem.unheld(run.params.coef), run.params.intercept)
+            needed = jnp.any(free.coef != 0) & self._has_classes
+            separable = where_needed(needed, self._no_maximum, problem, free)
             status = Status.where(separable, Status.separable, status)
         status = Status.where(all_finite(user), status, Status.nonfinite)
         left_out = (status == Status.converged) & ~jnp.all(problem.present)

@@ -37,7 +37,7 @@ class Status(eqx.Enumeration):
     )
     separable = (
         "classes are separable, if only by a feature that one of them never has, and nothing penalises "
-        "the coefficients: the likelihood has no maximum and the coefficients grow without bound"
+        "the coefficients that do it: the likelihood has no maximum and the coefficients grow without bound"
     )
     nonfinite = "the objective or its gradient is not finite"
     missing_class = "converged; classes without weight were left out"

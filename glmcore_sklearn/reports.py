@@ -12,7 +12,7 @@ ADVICE = {
     "out_of_steps": "raise maxiter or tol in solver_kwargs",
     "stalled": "raise tol in solver_kwargs",
     "far_from_zero": "subtract the mean of the features",
-    "separable": 'use a penalty, such as regularizer="Ridge"',
+    "separable": 'use a penalty, such as regularizer="Ridge", on all features',
     "more digits": "enable x64 in JAX",
 }
 #: The same for estimators with scikit-learn's arguments.

@@ -88,6 +88,55 @@ def test_separable_data_that_nothing_penalises_have_no_optimum(penalty, kind):
     assert status_name(result.status) == "separable" and not result.converged
 
 
+#: The first two of four features are free.
+HELD = np.array([[0.0], [0.0], [1.0], [1.0]])
+GROUPED = np.repeat([[[0], [0], [1], [0]], [[0], [0], [0], [1]]], 3, axis=2)
+
+
+def partly_separable(kind, seed):
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(40, 4)), rng.integers(0, 3, 40)
+    apart = rng.uniform(0, 0.9, 40)
+    match kind:
+        case "in order":
+            X[:, 0] = y + apart
+        case "one class":
+            X[:, 1] = (y == 2) + apart
+        case "by both":
+            turn = 2 * np.pi * y / 3
+            X[:, 0], X[:, 1] = np.cos(turn) + 0.1 * X[:, 0], np.sin(turn) + 0.1 * X[:, 1]
+        case "by what is held":
+            X[:, 2] = y + apart
+    return X, y
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [glmcore.Ridge(0.1 * HELD), slow(glmcore.Lasso(0.05 * HELD)), slow(glmcore.ElasticNet(0.05 * HELD)), glmcore.GroupLasso(0.05, GROUPED)],
+    ids=lambda penalty: type(penalty).__name__,
+)
+@pytest.mark.parametrize("kind", ["in order", "one class", slow("by both"), "by what is held"])
+def test_features_without_a_penalty_that_separate_the_classes(penalty, kind, precision):
+    for seed in range(2):
+        X, y = partly_separable(kind, seed)
+        X = X.astype(precision)
+        free = unbounded(X[:, :2].astype(float), y, 3)
+        assert free == (kind != "by what is held")
+        fits = [glmcore.fit(model(penalty), X, y)]
+        if penalty.smooth:
+            lanes = jax.vmap(lambda w: glmcore.fit(model(penalty), X, y, sample_weight=w))(jnp.ones((2, 40), X.dtype))
+            fits += [jax.tree.map(lambda leaf: leaf[lane], lanes) for lane in (0, 1)]
+        assert {status_name(fit.status) for fit in fits} == {"separable" if free else "converged"}
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge, glmcore.Lasso])
+def test_a_feature_that_is_free_for_another_class_only_separates_nothing(penalty):
+    X, y = partly_separable("one class", 0)
+    strength = np.full((4, 3), 0.05)
+    strength[1, 0] = 0
+    assert glmcore.fit(model(penalty(strength)), X, y).converged
+
+
 @pytest.mark.parametrize("penalty", [glmcore.Ridge(0.0), glmcore.Lasso(0.0), glmcore.ElasticNet(0.0)], ids=repr)
 def test_strength_zero_has_the_level_of_least_norm(penalty):
     result, plain = (glmcore.fit(model(p), X, Y) for p in (penalty, glmcore.UnRegularized()))

@@ -5,6 +5,9 @@ strength is a scalar, an array that broadcasts to ``coef``, or a pytree that mir
 ``coef``.
 """
 
+import jax
+import jax.numpy as jnp
+
 from glmcore.penalties.base import AbstractPenalty, AbstractScalablePenalty
 from glmcore.penalties.group_lasso import GroupLasso
 from glmcore.penalties.l1 import ElasticNet, Lasso
@@ -19,6 +22,12 @@ def penalises_all(penalty: AbstractPenalty) -> bool:
     return entrywise and is_concrete(penalty) and exceeds_rounding(penalty.strength)
 
 
+def may_spare_some(penalty: AbstractPenalty) -> bool:
+    """Whether some coefficients may go without penalty where others do not, as far as shapes tell."""
+    entrywise = isinstance(penalty, (Ridge, Lasso, ElasticNet))
+    return not entrywise or sum(jnp.size(s) for s in jax.tree.leaves(penalty.strength)) > 1
+
+
 __all__ = [
     "AbstractPenalty",
     "AbstractScalablePenalty",
@@ -27,5 +36,6 @@ __all__ = [
     "Lasso",
     "Ridge",
     "UnRegularized",
+    "may_spare_some",
     "penalises_all",
 ]
