@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from glmcore.dense import DenseProblem
 from glmcore.lockstep import PerLane, Points

@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import scipy.optimize
+import scipy.special
 from helpers import model, slow, small
 
 import glmcore
@@ -256,6 +257,26 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     np.testing.assert_allclose(result.objective, glm.objective(result.params, X, y), rtol=1e-5)
     assert result.converged
     np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS(), slow(glmcore.NonlinearCG())], ids=lambda s: type(s).__name__)
+def test_strengths_that_differ_by_class_hold_a_level_that_the_loss_hardly_sees(solver, x64):
+    """Without an intercept features far from zero are nearly the same, and weakly penalised."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((500, 30))
+    y = (X @ rng.standard_normal((30, 4)) / 3 + rng.gumbel(size=(500, 4))).argmax(axis=1)
+    X[:, :15] += 100
+    strength = 10 ** rng.uniform(-6, 0, (30, 4))
+    far = glmcore.GLM(glmcore.Categorical(4), glmcore.Ridge(strength), fit_intercept=False)
+    result = glmcore.fit(far, X, y, solver=solver)
+    assert result.converged and result.n_iter < 60
+
+    def slope(coef):
+        proba = scipy.special.softmax(X @ coef, axis=1)
+        return X.T @ (proba - np.eye(4)[y]) / 500 + strength * coef
+
+    coef = np.asarray(result.params.coef)
+    assert np.linalg.norm(slope(coef)) < 1e-6 * np.linalg.norm(slope(0 * coef))
 
 
 @pytest.mark.parametrize("penalty", [glmcore.Lasso(0.1), *map(slow, (glmcore.Lasso(0.01), glmcore.ElasticNet(0.01), glmcore.GroupLasso(0.01)))], ids=repr)

@@ -33,8 +33,8 @@ _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
 #: Least curvature of a class beside that of the mean class.
 LEAST_CURVATURE = 1e-3
-#: Least curvature along the level of the classes, beside that of the loss elsewhere.
-_LEAST_LEVEL = 1e-3
+#: Least curvature along the level of the classes, in roundings of that of the loss elsewhere.
+_LEAST_LEVEL = 2**6
 
 
 def affords_classes(problem: Problem) -> bool:
@@ -136,8 +136,9 @@ def level_curvature(
     # Where all classes are penalised alike nothing moves their level but rounding, which a
     # small curvature would blow up.
     own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
+    least = _LEAST_LEVEL * jnp.finfo(loss.dtype).eps
     level = jnp.where(((differ <= loss) | shared)[:, None], level[None, :], 0)
-    return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, _LEAST_LEVEL * loss))
+    return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, least * loss))
 
 
 def is_renewed(n_iter: Int[Array, ""], first: int) -> Bool[Array, ""]:
