@@ -3,21 +3,35 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
+from glmcore.solvers.lbfgs import refreshed
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
+from glmcore.solvers.preconditioner import Preconditioner
 
 
 class InverseHessian(AbstractMemory):
-    """A dense estimate, and the diagonal that it starts from."""
+    """A dense estimate, and the one that it starts from."""
 
     matrix: Float[Array, "d d"]
-    start: Float[Array, " d"]
+    start: Float[Array, "d d"]
+
+    @classmethod
+    def of(cls, preconditioner: Preconditioner, like: GLMParams) -> "InverseHessian":
+        """The matrix that ``preconditioner`` is."""
+        flat, unravel = ravel_pytree(like)
+
+        def applied(unit: Float[Array, " d"]) -> Float[Array, " d"]:
+            return ravel_pytree(preconditioner.apply(unravel(unit)))[0]
+
+        matrix = jax.vmap(applied)(jnp.eye(flat.size, dtype=flat.dtype))
+        return cls(matrix, matrix)
 
     def direction(
         self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
@@ -37,11 +51,14 @@ class InverseHessian(AbstractMemory):
         return InverseHessian(self.matrix - cross - cross.T + square, self.start)
 
     def forget(self) -> "InverseHessian":
-        return InverseHessian(jnp.diag(self.start), self.start)
+        return InverseHessian(self.start, self.start)
 
 
 class BFGS(AbstractDescent):
-    """BFGS for smooth penalties; keeps a matrix of (p K + K)² numbers, so for small models.
+    """BFGS for smooth penalties; keeps two matrices of (p K + K)² numbers, so for small models.
+
+    It starts, and goes on, as :class:`LBFGS` does, from the inverse Hessian of the Gram matrix of
+    the scaled features.
 
     Parameters
     ----------
@@ -67,7 +84,12 @@ class BFGS(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> InverseHessian:
-        loss, penalty = problem.curvature()
-        curvature = GLMParams(loss + penalty, jnp.full_like(params.intercept, loss))
-        start = 1 / ravel_pytree(curvature)[0]
-        return InverseHessian(jnp.diag(start), start)
+        return InverseHessian.of(Preconditioner.shared(problem, eta), params)
+
+    def refresh(
+        self, problem: Problem, n_iter: Int[Array, ""], state: InverseHessian, cache: DescentCache
+    ) -> tuple[InverseHessian, DescentCache]:
+        def anew(preconditioner: Preconditioner) -> InverseHessian:
+            return InverseHessian.of(preconditioner, cache.gradient)
+
+        return refreshed(problem, n_iter, state, cache, anew)

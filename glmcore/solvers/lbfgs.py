@@ -1,5 +1,6 @@
 """Limited-memory BFGS."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -91,16 +92,30 @@ class LBFGS(AbstractDescent):
     def refresh(
         self, problem: Problem, n_iter: Int[Array, ""], state: PreconditionedPairs, cache: DescentCache
     ) -> tuple[PreconditionedPairs, DescentCache]:
-        def anew():
-            # What the pairs tell was seen from farther away: without them fewer steps are needed.
-            preconditioner = Preconditioner.of(problem, cache.eta)
-            fresh = PreconditionedPairs(preconditioner, state.pairs.forget())
-            return fresh, fresh.direction(problem, cache.eta, cache.gradient)
+        # What the pairs tell was seen from farther away: without them fewer steps are needed.
+        def anew(preconditioner: Preconditioner) -> PreconditionedPairs:
+            return PreconditionedPairs(preconditioner, state.pairs.forget())
 
-        def as_it_is():
-            return state, cache.direction
+        return refreshed(problem, n_iter, state, cache, anew)
 
-        first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
-        due = is_renewed(n_iter, first)
-        state, direction = jax.lax.cond(due, anew, as_it_is)
-        return state, cache.along(direction)
+
+def refreshed(
+    problem: Problem,
+    n_iter: Int[Array, ""],
+    state: AbstractMemory,
+    cache: DescentCache,
+    anew: Callable[[Preconditioner], AbstractMemory],
+) -> tuple[AbstractMemory, DescentCache]:
+    """The state, made ``anew`` from a preconditioner where the fit has got to if that is due, and
+    the direction that it gives."""
+
+    def renewed():
+        fresh = anew(Preconditioner.of(problem, cache.eta))
+        return fresh, fresh.direction(problem, cache.eta, cache.gradient)
+
+    def as_it_is():
+        return state, cache.direction
+
+    first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
+    state, direction = jax.lax.cond(is_renewed(n_iter, first), renewed, as_it_is)
+    return state, cache.along(direction)
