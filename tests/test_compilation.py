@@ -172,7 +172,7 @@ def test_batching_alone_makes_no_program_to_be_a_part_of(monkeypatch):
     inside = []
 
     def look(number):
-        inside.append(jit._inside_program())
+        inside.append(jit.inside_program())
         return number
 
     look(1.0), jax.vmap(look)(jnp.ones(2)), jax.vmap(jax.vmap(look))(jnp.ones((2, 2)))
