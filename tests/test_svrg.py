@@ -48,6 +48,17 @@ def reaches(name, spec, solver, tol):
     np.testing.assert_array_equal(found[0] == 0, coef == 0)
 
 
+@pytest.mark.parametrize("solver, spec", [(SVRG, ("Ridge", 1e-4)), slow(ProxSVRG, ("Lasso", 1e-4))])
+def test_arrival_on_features_that_hardly_bend_the_loss(solver, spec):
+    """Where a small residual is no sign of a small gap, of which the rate of the epochs tells."""
+    X, y = data("wine", np.float32)
+    penalty, twin = build(*spec)
+    best = reference("wine", *spec, dtype="float32")[2]
+    result = glmcore.fit(model(penalty), X, y, solver=solver(maxiter=3000))
+    assert is_status(result, "converged")
+    assert relative_gap(twin, result.params, X, y, best) < 1e-6
+
+
 # A program is compiled for each shape and penalty: what is not slow shares those of 60 x 4.
 @pytest.mark.parametrize(
     "name, strength, tol",

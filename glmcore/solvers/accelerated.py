@@ -59,11 +59,21 @@ class Decline(eqx.Module):
         as in one feature: what is found of features that are correlated is too small, by a factor of
         one to ten and sometimes of forty.
         """
+        rate = self._rate(residual)
+        return jnp.where(rate > 0, jnp.square(residual / jnp.where(rate > 0, rate, 1)), 0)
+
+    def gap_after(self, gain: Float[Array, ""], residual: Float[Array, ""]) -> Float[Array, ""]:
+        """The same after a step that lowered the objective by ``gain``: gaps fall as the squares of
+        residuals do, and gains with them."""
+        rate = self._rate(residual)
+        return jnp.where(rate > 0, gain / jnp.expm1(2 * jnp.where(rate > 0, rate, 1)), 0)
+
+    def _rate(self, residual: Float[Array, ""]) -> Float[Array, ""]:
+        """By how much the logarithm of the residual falls in a step, 0 as long as it is not known."""
         tiny = jnp.finfo(residual.dtype).tiny
         before, now = (jnp.log(jnp.maximum(r, tiny)) for r in (self.marks[0], residual))
         fall, steps = before - now, (self.count - self.passed[0]).astype(residual.dtype)
-        is_telling = fall > jnp.log(_TELLING).astype(fall.dtype)
-        return jnp.where(is_telling, jnp.square(residual * steps / jnp.where(is_telling, fall, 1)), 0)
+        return jnp.where(fall > jnp.log(_TELLING).astype(fall.dtype), fall / steps, 0)
 
 
 class AcceleratedState(eqx.Module):

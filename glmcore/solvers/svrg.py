@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.dense import DenseProblem
 from glmcore.params import GLMParams
 from glmcore.problem import Look
-from glmcore.solvers.accelerated import as_stepsize
+from glmcore.solvers.accelerated import Decline, as_stepsize
 from glmcore.solvers.base import AbstractSolver, Standing, as_float, as_int, is_rounding
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import as_count, tree_axpy, tree_dot, tree_norm, tree_sub, tree_where
@@ -120,6 +120,7 @@ class SVRGCache(eqx.Module):
     sampler: Sampler
     best: Float[Array, ""]
     since_best: Int[Array, ""]
+    decline: Decline
     progress: Standing
 
 
@@ -164,7 +165,9 @@ class AbstractSVRG(AbstractSolver):
         # The loss is blind to the level of the classes: gradients would only creep along it.
         new = GLMParams(problem.level(new.coef), new.intercept)
         there = self._refer(problem, new, problem.look(problem.predictor(new)), cache.sampler)
-        downhill, seen, factor = _judge(problem, (params, cache), (new, there))
+        downhill, seen, gain, factor = _judge(problem, (params, cache), (new, there))
+        decline = cache.decline.to(there.progress.optimality)
+        there = eqx.tree_at(lambda c: c.progress.gap, there, decline.gap_after(gain, there.progress.optimality))
         fixed = jnp.asarray(self.stepsize > 0)
         stepsize = jnp.where(fixed, self.stepsize, factor * state.stepsize)
         better = there.best < cache.best
@@ -175,9 +178,9 @@ class AbstractSVRG(AbstractSolver):
         # An epoch that went uphill is undone, unless its step size was ordered.
         params, cache = tree_where(downhill | fixed, (new, there), (params, cache))
         cache = eqx.tree_at(
-            lambda c: (c.best, c.since_best, c.progress.stalled),
+            lambda c: (c.best, c.since_best, c.decline, c.progress.stalled),
             cache,
-            (best, since_best, since_best >= _PATIENCE),
+            (best, since_best, decline, since_best >= _PATIENCE),
         )
         return params, SVRGState(stepsize, state.metric, state.n_epochs + 1), cache
 
@@ -206,7 +209,7 @@ class AbstractSVRG(AbstractSolver):
             stalled=jnp.zeros((), bool),
         )
         none = jnp.zeros((), jnp.int32)
-        return SVRGCache(look.gradient, residual.T, sampler, optimality, none, progress)
+        return SVRGCache(look.gradient, residual.T, sampler, optimality, none, Decline.starting(optimality), progress)
 
     def _epoch(
         self, problem: DenseProblem, params: GLMParams, state: SVRGState, cache: SVRGCache
@@ -235,9 +238,9 @@ class AbstractSVRG(AbstractSolver):
 
 def _judge(
     problem: DenseProblem, old: tuple[GLMParams, SVRGCache], new: tuple[GLMParams, SVRGCache]
-) -> tuple[Bool[Array, ""], Bool[Array, ""], Float[Array, ""]]:
-    """Whether an epoch went downhill, whether the objective shows it, and the factor by which
-    the step size should change: where along the epoch's displacement the minimum lies."""
+) -> tuple[Bool[Array, ""], Bool[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Whether an epoch went downhill, whether the objective shows it, how far, and the factor by
+    which the step size should change: where along the epoch's displacement the minimum lies."""
     displacement = tree_sub(new[0], old[0])
 
     def slope(point: tuple[GLMParams, SVRGCache]) -> Float[Array, ""]:
@@ -248,12 +251,13 @@ def _judge(
     was, found = old[1].progress.objective, new[1].progress.objective
     seen = jnp.abs(found - was) > 10 * jnp.finfo(was.dtype).eps * jnp.abs(was)
     # Where rounding hides the change of the objective, the trapezoid of slopes does not.
-    downhill = jnp.where(seen, found < was, before + after < 0)
+    gain = jnp.where(seen, was - found, -(before + after) / 2)
+    downhill = gain > 0
     bends = after > before
     minimum = jnp.where(bends, -before / jnp.where(bends, after - before, 1), jnp.inf)
     factor = jnp.where(downhill, jnp.clip(minimum, _SHRINK, _GROW), _SHRINK)
     factor = jnp.where(is_rounding((after - before) / 2, new[0]), 1, factor)
-    return downhill, seen, factor
+    return downhill, seen, gain, factor
 
 
 def _scaled(problem: DenseProblem) -> Float[Array, "n p"]:
@@ -298,7 +302,8 @@ class SVRG(AbstractSVRG):
     tol : float, optional
         Bound on the optimality residual at the reference point, in centred and scaled
         coordinates, relative to the gradient at the null model.  Default 3e-6 in float32,
-        1e-8 in float64.
+        1e-8 in float64.  The predicted distance of the objective to its minimum has to
+        be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
         Largest number of epochs.
     stepsize : float, optional
@@ -371,7 +376,8 @@ class ProxSVRG(AbstractSVRG):
     tol : float, optional
         Bound on the optimality residual at the reference point, in centred and scaled
         coordinates, relative to the gradient at the null model.  Default 3e-6 in float32,
-        1e-8 in float64.
+        1e-8 in float64.  The predicted distance of the objective to its minimum has to
+        be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
         Largest number of epochs.
     stepsize : float, optional
