@@ -66,6 +66,8 @@ def quick_jit(function: Callable) -> Callable:
     Returns
     -------
     callable
+        With a function ``prepared`` beside it: given arguments, it compiles for such ones, and what it
+        returns makes of them what a thread may carry out.
 
     Examples
     --------

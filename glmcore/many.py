@@ -4,7 +4,8 @@ Fits with a smooth penalty go side by side (:mod:`glmcore.lane_fits`), in chunks
 in the cache.  Lanes that have trouble there, and all lanes of other solvers or of features so
 large that one fit keeps the machine busy, are fitted one after the other by the program of a
 single fit, which has the last word on every trouble.  Inside ``jit`` that program is a part of
-every batch; outside it is compiled when there is a first lane that needs it.
+every batch; outside it is compiled when there is a first lane that needs it, and the cores of a CPU
+share the lanes (:mod:`glmcore.cores`).
 """
 
 import math
