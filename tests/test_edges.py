@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 import scipy.optimize
@@ -376,3 +377,14 @@ def test_first_order_steps_have_arrived_where_they_say_so(kind, strength):
             assert result.converged
             params = jax.tree.map(lambda leaf: np.asarray(leaf, float), result.params)
             assert glm.objective(params, X, y) <= best * (1 + gap)
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(0.1), slow(glmcore.Ridge(np.linspace(0, 1, 12).reshape(4, 3)))], ids=["alike", "by class"])
+def test_an_optax_fit_that_is_stopped_tells_of_its_answer(penalty, x64):
+    """Steps of Adam move the level of the classes, which the answer does not have."""
+    start = (np.random.default_rng(0).standard_normal((4, 3)), np.zeros(3))
+    solver = glmcore.Optax(optax.adam(0.1), maxiter=3)
+    result = glmcore.fit(model(penalty), X, Y, solver=solver, init_params=start)
+    again = glmcore.fit(model(penalty), X, Y, solver=glmcore.LBFGS(maxiter=0), init_params=result.params)
+    np.testing.assert_allclose(result.objective, model(penalty).objective(result.params, X, Y), rtol=1e-6)
+    np.testing.assert_allclose(result.optimality, again.optimality, rtol=1e-4)

@@ -110,3 +110,9 @@ class Optax(AbstractSolver):
         params = coordinates.from_user(optax.apply_updates(user, updates))
         params = GLMParams(problem.masked(params.coef), params.intercept)
         return params, state, cache  # a look at where it led would double the cost
+
+    def finish(self, problem: Problem, params: GLMParams, cache: OptaxCache) -> Standing:
+        # The answer has no level of the classes, which gradients only creep along.
+        answer = GLMParams(problem.level(params.coef), params.intercept)
+        look = problem.look(problem.predictor(answer))
+        return self.evaluate(problem, answer, look, None).progress
