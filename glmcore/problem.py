@@ -19,6 +19,8 @@ _ABSENT = -1e5
 #: Up to so many times the dtype's relative rounding error the whole of :attr:`Problem.rounding` is
 #: allowed for.  It is a bound: 1 to 9 % of it were found, and a smaller ``tol`` gets a share.
 _ROUNDING_WORTH = 25
+#: By how much coefficients are multiplied to see whether a penalty holds them at all.
+_FAR = 2.0**40
 #: Hessian products that estimate the curvature of a penalty the library does not know.
 _PROBES = 16
 
@@ -179,9 +181,10 @@ class Problem(eqx.Module):
         costs nothing however large it is."""
         free = coef
         if self.penalty.smooth or isinstance(self.penalty, AbstractScalablePenalty):
-            slope = self.penalty_gradient(jnp.where(coef == 0, 1, coef))
+            slope = self.penalty_gradient(_FAR * jnp.where(coef == 0, 1, coef))
             free = jnp.where(jnp.all(slope == 0, axis=1, keepdims=True), coef, 0)
-        return jnp.where(self.penalty_value(free) == 0, free, 0)
+        costs_nothing = self.penalty_value(_FAR * free) == self.penalty_value(jnp.zeros_like(coef))
+        return jnp.where(costs_nothing, free, 0)
 
     def penalised(self, params: GLMParams, loss_gradient: GLMParams) -> GLMParams:
         """The gradient of the objective from that of the loss."""

@@ -107,7 +107,8 @@ class Task(eqx.Module):
         if not self.may_be_separable:
             return jnp.zeros((), bool)
         vanished = jnp.abs(progress.objective) < jnp.finfo(progress.objective.dtype).eps
-        return vanished & self._has_classes
+        fitted = self.problem.masked(jnp.ones_like(self.problem.coordinates.scale))
+        return vanished & jnp.any(self.problem.unheld(fitted) != 0) & self._has_classes
 
     @property
     def _has_classes(self) -> Bool[Array, ""]:

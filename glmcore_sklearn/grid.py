@@ -9,6 +9,8 @@ import numpy as np
 import glmcore
 from glmcore_sklearn import softmax
 
+#: Between what scikit-learn clips the log-likelihood of a row, whatever the dtype of X: its fits are in float64.
+_CLIP = np.log(np.finfo(float).eps), np.log1p(-np.finfo(float).eps)
 #: Share of the bend of the last three answers that the guess at the next has; all of it goes too far.
 _BEND = 0.7
 
@@ -170,8 +172,7 @@ _fits_of_folds = glmcore.on_cores(_fit_cells, in_axes=(None, None, 0, 0, 0, None
 def _cell(model, found, X, y, test):
     coef, intercept = softmax.rows(found.params)
     log_proba = model.log_proba(found.params, X)
-    likelihood = jnp.exp(jnp.take_along_axis(log_proba, y[:, None], axis=1)[:, 0])
-    eps = jnp.finfo(X.dtype).eps  # clipped as scikit-learn's log_loss is
+    log_likelihood = jnp.take_along_axis(log_proba, y[:, None], axis=1)[:, 0]
     right = (jnp.argmax(log_proba, axis=1) == y).astype(X.dtype)
     return Cells(
         coef=coef,
@@ -180,7 +181,7 @@ def _cell(model, found, X, y, test):
         status=found.status,
         optimality=found.optimality,
         converged=found.converged,
-        neg_log_loss=_mean(jnp.log(jnp.clip(likelihood, eps, 1 - eps)), test),
+        neg_log_loss=_mean(jnp.clip(log_likelihood, *_CLIP), test),
         accuracy=_mean(right, test),
     )
 

@@ -192,6 +192,8 @@ class LogisticRegressionCV(LinearClassifier):
                 softmax.check_solver(self.solver, Cs.max(), ratio, self.dual, len(self.classes_))
             to_splitter, to_scorer = self._routed(sample_weight, params)
             splits = list(check_cv(self.cv, labels, classifier=True).split(X, labels, **to_splitter))
+            if not splits:
+                raise ValueError(f"cv must give at least one fold, found none by {self.cv!r}")
             with softmax.precision(X.dtype):
                 folds = self._folds(X, y, splits, sample_weight, to_scorer)
                 solvers = [self._solver(ratio) for ratio in l1_ratios]
@@ -265,7 +267,10 @@ class LogisticRegressionCV(LinearClassifier):
 
     def _tried(self):
         """The inverse strengths and the l1 ratios of the grid."""
-        Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, float)
+        try:
+            Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, Integral) else np.asarray(self.Cs, float)
+        except (TypeError, ValueError):
+            Cs = np.empty(0)
         if Cs.ndim != 1 or not len(Cs) or not np.all(Cs > 0):
             raise ValueError(f"Cs must be a positive whole number or positive numbers, found {self.Cs!r}")
         if self.penalty in ("l1", "l2"):

@@ -68,6 +68,7 @@ class RegularizationPath:
         model.set_classes(self.classes_)
         model.coef_ = jax.tree.map(lambda coef: coef[index], self.coef_)
         model.intercept_ = self.intercept_[index]
+        model.n_features_in_ = sum(leaf.shape[1] for leaf in jax.tree.leaves(self.coef_))
         if self.feature_names_in_ is not None:
             model.feature_names_in_ = self.feature_names_in_
         return model

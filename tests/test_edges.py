@@ -8,7 +8,7 @@ import oracle
 import pytest
 import scipy.optimize
 import scipy.special
-from helpers import model, slow, small
+from helpers import is_status, model, slow, small
 
 import glmcore
 from glmcore import status_name
@@ -129,6 +129,39 @@ def test_features_without_a_penalty_that_separate_the_classes(penalty, kind, pre
             lanes = jax.vmap(lambda w: glmcore.fit(model(penalty), X, y, sample_weight=w))(jnp.ones((2, 40), X.dtype))
             fits += [jax.tree.map(lambda leaf: leaf[lane], lanes) for lane in (0, 1)]
         assert {status_name(fit.status) for fit in fits} == {"separable" if free else "converged"}
+
+
+class Softened(glmcore.AbstractPenalty):
+    """Smooth, not 0 at zero, and blind to the features whose strength is 0."""
+
+    strength: jax.Array
+    smooth = True
+
+    def value(self, coef):
+        return 1 + jnp.sum(self.strength * jnp.sqrt(jnp.square(coef) + 1e-4))
+
+
+class FlatNearZero(glmcore.AbstractPenalty):
+    smooth = True
+
+    def value(self, coef):
+        return jnp.sum(jnp.square(jnp.maximum(jnp.abs(coef) - 10, 0)))
+
+
+def test_penalties_of_ones_own_and_separable_classes(x64):
+    X, y = partly_separable("one class", 0)
+    assert is_status(glmcore.fit(model(Softened(jnp.asarray(0.1 * HELD))), X, y), "separable")
+    stopped = glmcore.fit(model(FlatNearZero()), X[:, 1:2], y, solver=glmcore.LBFGS(maxiter=3))
+    assert is_status(stopped, "out_of_steps")
+
+
+def test_a_weak_penalty_in_a_path_is_a_penalty():
+    """The objective vanishes to rounding, and still there is a minimum."""
+    X, y = partly_separable("in order", 0)
+    path = glmcore.regularization_path(model(glmcore.Ridge()), X.astype(np.float32), y, strengths=[1.0, 1e-10])
+    lanes = jax.vmap(lambda s: glmcore.fit(model(glmcore.Ridge(s)), X.astype(np.float32), y).status)(jnp.array([1.0, 1e-10]))
+    for status in (path.status, lanes):
+        assert not jnp.any(status == glmcore.Status.separable)
 
 
 @pytest.mark.parametrize("penalty", [glmcore.Ridge, glmcore.Lasso])
@@ -258,6 +291,24 @@ def test_a_fit_from_afar_is_as_good_as_it_says(solver, far):
     np.testing.assert_allclose(result.objective, glm.objective(result.params, X, y), rtol=1e-5)
     assert result.converged
     np.testing.assert_allclose(result.objective, best.objective, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "solver", [glmcore.LBFGS(), glmcore.BFGS(), slow(glmcore.Newton()), slow(glmcore.NonlinearCG())], ids=lambda s: type(s).__name__
+)
+def test_a_mask_that_differs_by_class_fixes_the_level(solver, x64):
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((200, 4))
+    y = (X @ rng.standard_normal((4, 4)) + rng.gumbel(size=(200, 4))).argmax(axis=1)
+    mask = np.ones((4, 4), bool)
+    mask[[0, 1, 2, 3], [0, 2, 3, 1]] = False
+    weak = glmcore.GLM(glmcore.Categorical(4), glmcore.Ridge(1e-9 * np.arange(1.0, 5)), mask=mask)
+    result = glmcore.fit(weak, X, y, solver=solver)
+    assert result.converged and result.n_iter < 60
+    assert not result.params.coef[~mask].any()
+    np.testing.assert_allclose(result.objective, weak.objective(result.params, X, y), rtol=1e-12)
+    slope = jax.grad(lambda coef: weak.objective(glmcore.GLMParams(coef, result.params.intercept), X, y))(result.params.coef)
+    assert jnp.linalg.norm(slope[mask]) < 1e-7
 
 
 @pytest.mark.parametrize("solver", [glmcore.Newton(), glmcore.LBFGS(), slow(glmcore.NonlinearCG())], ids=lambda s: type(s).__name__)

@@ -28,7 +28,10 @@ class InverseHessian(AbstractMemory):
         flat, unravel = ravel_pytree(like)
 
         def applied(unit: Float[Array, " d"]) -> Float[Array, " d"]:
-            return ravel_pytree(preconditioner.apply(unravel(unit)))[0]
+            point = unravel(unit)
+            if preconditioner.mask is not None:
+                point = GLMParams(jnp.where(preconditioner.mask, point.coef, 0), point.intercept)
+            return ravel_pytree(preconditioner.apply(point))[0]
 
         matrix = jax.vmap(applied)(jnp.eye(flat.size, dtype=flat.dtype))
         return cls(matrix, matrix)

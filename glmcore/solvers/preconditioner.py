@@ -137,7 +137,10 @@ def level_curvature(
     # small curvature would blow up.
     own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
     least = _LEAST_LEVEL * jnp.finfo(loss.dtype).eps
-    level = jnp.where(((differ <= loss) | shared)[:, None], level[None, :], 0)
+    held = (differ > loss) & ~jnp.asarray(shared)
+    if problem.mask is not None:  # for one class and not for another it fixes the level
+        held |= jnp.append(jnp.any(problem.mask != problem.mask[:, :1], axis=1), False)
+    level = jnp.where(held[:, None], 0, level[None, :])
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, least * loss))
 
 
