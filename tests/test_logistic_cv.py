@@ -10,7 +10,7 @@ from helpers import slow, small
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV as Theirs
 from sklearn.metrics import get_scorer, make_scorer, recall_score
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 
 from glmcore_sklearn import LogisticRegression, LogisticRegressionCV
 
@@ -184,6 +184,15 @@ def test_float32_stays_float32():
     np.testing.assert_allclose(single.scores_, exact.scores_, rtol=1e-3)
 
 
+def test_sure_and_wrong_answers_count_in_float32_as_they_do_in_float64():
+    """Beyond the rounding of float32, where scikit-learn, which fits in float64, does not clip."""
+    wrong, settings = np.where(np.arange(len(Y)) % 12 == 0, (Y + 1) % 3, Y), NEW | {"Cs": [0.1], "cv": [(np.arange(60), np.arange(60, 90))]}
+    shifted = X + 20 * (np.arange(len(X)) >= 60)[:, None] * np.sign(X)
+    exact, single = (LogisticRegressionCV(**settings).fit(shifted.astype(t), wrong) for t in ("f8", "f4"))
+    assert np.all(exact.scores_ < -1)
+    np.testing.assert_allclose(single.scores_, exact.scores_, rtol=1e-3)
+
+
 def test_one_program_whatever_the_values(programs):
     LogisticRegressionCV(**NEW).fit(X, Y)
     with programs:
@@ -213,6 +222,8 @@ def test_the_words_about_what_scikit_learn_changes():
     [
         ({"Cs": [0.0, 1.0]}, "Cs must be"),
         ({"Cs": []}, "Cs must be"),
+        ({"Cs": ["a"]}, r"Cs must be .*, found \['a'\]"),
+        ({"cv": []}, "cv must give at least one fold"),
         ({"l1_ratios": (0, 2)}, "l1_ratios must be .* between 0 and 1"),
         ({"l1_ratios": (0.5,)}, "handles l1_ratio=0 only"),
         ({"class_weight": {7: 1.0}}, "class labels as keys"),
@@ -254,6 +265,12 @@ def test_a_warning_tells_where_and_why_and_points_at_the_call():
     message = str(record[0].message)
     assert message.startswith("Newton did not converge in 10 of 10 fits, first in fold 0 at C=10: stopped at the iteration")
     assert message.endswith("To change that, raise max_iter or tol.")
+
+
+def test_a_warning_under_joblib_points_at_the_call():
+    with pytest.warns(ConvergenceWarning) as record:
+        cross_val_score(LogisticRegression(max_iter=1), X, Y, cv=2)
+    assert {warning.filename for warning in record} == {__file__}
 
 
 def test_the_warning_names_the_solver_of_the_ratio_that_failed():

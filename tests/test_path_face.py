@@ -36,6 +36,7 @@ def test_an_estimator_of_a_strength(strength, path):
     given = ClassifierGLM(3, regularizer="Lasso", regularizer_strength=strength)
     path = regularization_path(given, X, LABELS, path.strengths / (strength or 1))
     model = path.estimator(4)
+    assert model.n_features_in_ == X.shape[1]
     expected = ClassifierGLM(3, regularizer="Lasso", regularizer_strength=model.regularizer_strength).fit(X, LABELS)
     assert model.regularizer_strength == pytest.approx(float(path.strengths[4]) * (strength or 1))
     np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-4)
