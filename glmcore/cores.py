@@ -4,6 +4,7 @@ XLA takes the small products of a batch one after the other, and waits between i
 program of many lanes leaves most cores idle most of the time.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def on_cores(program: Callable, in_axes: PyTree = 0, out_axes: PyTree = 0, most:
     TypeError
         If ``program`` is not by :func:`quick_jit`.
     ValueError
-        When it is called, if arguments differ in their number of lanes.
+        When it is called, if arguments differ in their number of lanes or lack an axis of them.
 
     Examples
     --------
@@ -69,10 +70,12 @@ def on_cores(program: Callable, in_axes: PyTree = 0, out_axes: PyTree = 0, most:
     if not hasattr(program, "prepared"):
         raise TypeError(f"program must be a function by quick_jit, found {program!r}")
     most = as_count(most, "most")
+    in_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
 
+    @functools.wraps(program)
     def shared_out(*args: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(args, is_leaf=_is_none)
-        axes = _axes(in_axes, args)
+        axes = _axes("in_axes", in_axes, args)
         sizes = {leaf.shape[axis] for leaf, axis in zip(leaves, axes) if axis is not None}
         if len(sizes) != 1:
             raise ValueError(f"arguments must have as many lanes along in_axes, found {sorted(sizes)}")
@@ -81,13 +84,11 @@ def on_cores(program: Callable, in_axes: PyTree = 0, out_axes: PyTree = 0, most:
         if length == n_lanes or inside_program() or not _on_one_cpu(args):
             return program(*args)
         n_parts = -(-n_lanes // length)
+        leaves = [_put(leaf) if axis is None else leaf for leaf, axis in zip(leaves, axes)]
 
         def part(start: int) -> PyTree:
             def cut(leaf, axis):
-                if axis is None:
-                    return leaf
-                # Views, where JAX's own slices were copies and compiled for each start.
-                return np.asarray(leaf)[(slice(None),) * axis + (slice(start, start + length),)]
+                return leaf if axis is None else _cut(leaf, axis, start, start + length)
 
             return jax.tree.unflatten(structure, map(cut, leaves, axes))
 
@@ -95,17 +96,36 @@ def on_cores(program: Callable, in_axes: PyTree = 0, out_axes: PyTree = 0, most:
         prepared = program.prepared(*parts[0])
         with ThreadPoolExecutor(n_parts) as pool:
             found = tuple(pool.map(_finished, [prepared(*part) for part in parts]))
-        return _joined(found, tuple(_axes(out_axes, found[0])), n_parts * length - n_lanes)
+        return _joined(found, tuple(_axes("out_axes", out_axes, found[0])), n_parts * length - n_lanes)
 
     return shared_out
 
 
-def _axes(axes: PyTree, tree: PyTree) -> list:
+def _axes(name: str, axes: PyTree, tree: PyTree) -> list:
     """The axis of each leaf, counted from the first, those that are None among them."""
     axes = jax.tree.leaves(jax.tree.broadcast(axes, tree, is_leaf=_is_none), is_leaf=_is_none)
-    leaves = jax.tree.leaves(tree, is_leaf=_is_none)
-    pairs = zip(leaves, axes, strict=True)
-    return [None if leaf is None or axis is None else axis % leaf.ndim for leaf, axis in pairs]
+
+    def counted(leaf: Any, axis: int | None) -> int | None:
+        if leaf is None or axis is None:
+            return None
+        n_axes = np.ndim(leaf)
+        if not -n_axes <= axis < n_axes:
+            raise ValueError(f"{name} must be axes of arrays, found {axis} for one of shape {np.shape(leaf)}")
+        return axis % n_axes
+
+    return list(map(counted, jax.tree.leaves(tree, is_leaf=_is_none), axes))
+
+
+def _put(leaf: Any) -> Any:
+    """A NumPy array on the device, in place where it can be: once, and not once a part."""
+    return jax.device_put(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.isnative else leaf
+
+
+def _cut(leaf: Any, axis: int, start: int, end: int) -> Any:
+    if isinstance(leaf, jax.Array) and (jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.weak_type):
+        return jax.lax.slice_in_dim(leaf, start, end, axis=axis)  # NumPy does not know of these
+    # A view, where JAX's own slices are copies and compiled for each start.
+    return np.asarray(leaf)[(slice(None),) * axis + (slice(start, end),)]
 
 
 def _is_none(leaf: Any) -> bool:
@@ -114,7 +134,8 @@ def _is_none(leaf: Any) -> bool:
 
 def _on_one_cpu(args: tuple) -> bool:
     arrays = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, (jax.Array, np.ndarray))]
-    return jax.device_count() == 1 and is_at_hand(arrays) and all(map(on_host, arrays))
+    one = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return one and is_at_hand(arrays) and all(map(on_host, arrays))
 
 
 def _finished(program: Callable[[], PyTree]) -> PyTree:

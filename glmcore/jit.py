@@ -24,10 +24,12 @@ _HASTY = {
 
 
 class _Static(NamedTuple):
-    """The structure of arguments, and their leaves, None in place of arrays."""
+    """The structure of arguments, and their leaves, None in place of arrays; and what tells apart
+    leaves that are equal: 1, 1.0 and True, 0.0 and -0.0."""
 
     structure: Any
     leaves: tuple
+    kinds: tuple
 
 
 def full_precision(function: Callable) -> Callable:
@@ -130,7 +132,7 @@ def quick_jit(function: Callable) -> Callable:
 def _flattened(args: tuple) -> tuple[_Static, list, bool]:
     """What is no array, the arrays, and whether some of them are traced."""
     leaves, structure = jax.tree.flatten(args)
-    arrays, static, is_traced = [], [], False
+    arrays, static, kinds, is_traced = [], [], [], False
     for leaf in leaves:
         if isinstance(leaf, (np.ndarray, np.generic)):
             # JAX takes every array to be in the byte order of this machine.
@@ -140,9 +142,10 @@ def _flattened(args: tuple) -> tuple[_Static, list, bool]:
             is_traced = is_traced or isinstance(leaf, jax.core.Tracer)
         else:
             static.append(leaf)
+            kinds.append(str(leaf) if type(leaf) is float else type(leaf))
             continue
         static.append(None)
-    return _Static(structure, tuple(static)), arrays, is_traced
+    return _Static(structure, tuple(static), tuple(kinds)), arrays, is_traced
 
 
 def inside_program() -> bool:

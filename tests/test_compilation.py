@@ -240,3 +240,11 @@ def test_a_vmap_needs_the_program_of_single_fits_for_lanes_with_trouble_only(mon
     weights[1, 7] = np.nan
     assert glmcore.status_name(over_weights(weights)) == ["converged", "nonfinite", "converged"]
     assert len(singles) == 1
+
+
+def test_numbers_that_are_equal_are_not_the_same():
+    times = jit.quick_jit(lambda x, k: x * k)
+    x = np.arange(4)
+    assert [times(x, k).dtype.kind for k in (1, 1.0, True, 1)] == ["i", "f", "i", "i"]
+    full = jit.quick_jit(lambda x, k: jnp.full(x.shape, k))
+    assert [np.signbit(full(x, k)).any() for k in (0.0, -0.0, 0.0)] == [False, True, False]

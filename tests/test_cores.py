@@ -83,6 +83,38 @@ def test_errors():
         glmcore.on_cores(lanewise(), AXES)(shared, first[:3], pair, None)
     with pytest.raises(ValueError, match=r"as many lanes along in_axes, found \[\]"):
         glmcore.on_cores(lanewise(), None)(shared, first, pair, None)
+    with pytest.raises(ValueError, match=r"in_axes must be axes of arrays, found 2 for one of shape \(4, 4\)"):
+        glmcore.on_cores(lanewise(), [None, 2, (1, None), 0])(shared, first, pair, None)
+
+
+def test_arrays_that_numpy_does_not_know(cores):
+    cores(3)
+    draw = glmcore.quick_jit(jax.vmap(lambda key: jax.random.normal(key, (2,))))
+    keys = jax.random.split(jax.random.key(0), 7)
+    np.testing.assert_array_equal(glmcore.on_cores(draw)(keys), draw(keys))
+    product = glmcore.quick_jit(lambda weak, half: weak * half)
+    args = jnp.full(7, 1.5), jnp.ones(7, jnp.bfloat16)
+    assert glmcore.on_cores(product)(*args).dtype == product(*args).dtype == jnp.bfloat16
+
+
+def test_shared_arrays_are_put_on_the_device_once(cores, monkeypatch):
+    cores(3)
+    shared, first, pair, _ = arguments(7)
+    seen = []
+    program = lanewise()
+    prepared = program.prepared
+    monkeypatch.setattr(program, "prepared", lambda *like: lambda *part: seen.append(part[0]) or prepared(*like)(*part))
+    glmcore.on_cores(program, AXES, OUT_AXES)(shared, first, pair, None)
+    assert len(seen) == 3 and isinstance(seen[0], jax.Array) and all(part is seen[0] for part in seen)
+
+
+def test_on_another_device_it_is_the_program(cores, monkeypatch):
+    cores(3)
+    traced = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not glmcore.cores._on_one_cpu(arguments(7))
+    glmcore.on_cores(lanewise(traced), AXES, OUT_AXES)(*arguments(7))
+    assert traced == [7]
 
 
 @pytest.mark.parametrize("what", ["X y", slow("y"), slow("weight"), "strength"])
