@@ -157,7 +157,8 @@ def _many(results) -> str:
         cells = [duration(ours["seconds"]), duration(ours["cold"]), _beside(found[name]["scikit-learn"], ours)]
         rows.append([title, *cells])
     head = (
-        f"Many Ridge models, by one `jax.vmap` of `{OURS}` or one `ClassifierPopulationGLM` beside a loop of fits, all within {GAP:.0e} of the better one:"
+        f"Many Ridge models, by one `jax.vmap` of `{OURS}` or one `ClassifierPopulationGLM` beside a loop of fits, all "
+        f"within {GAP:.0e} of the better one:"
     )
     return head + "\n\n" + _table(["", "glmcore", "its first run", "scikit-learn"], rows)
 

@@ -66,7 +66,6 @@ def on_cores(program: Callable, in_axes: PyTree = 0, out_axes: PyTree = 0, most:
     >>> glmcore.on_cores(products, axes)(jnp.ones((5, 2)), jnp.ones((7, 2, 3))).shape
     (7, 5, 3)
     """
-
     if not hasattr(program, "prepared"):
         raise TypeError(f"program must be a function by quick_jit, found {program!r}")
     most = as_count(most, "most")

@@ -134,8 +134,7 @@ class _Batch(NamedTuple):
         _check_mesh(arrays)
         lanes = jax.tree.map(lambda has_lanes: 0 if has_lanes else None, self.batched)
         if not self._worth_lanes(arrays):
-            is_large = _feature_numbers(arrays, self.batched) > _LARGE_FEATURES
-            most = 1 if is_large else max(1, self.size // _LEAST_PART)
+            most = 1 if self._is_large(arrays) else max(1, self.size // _LEAST_PART)
             return on_cores(_one_by_one, (None, lanes), most=most)(self, arrays)
         fits = on_cores(_side_by_side, (None, lanes, None), most=self._n_chunks(arrays))
         return self._repaired(arrays, *fits(self, *self._prepared(arrays)))
@@ -161,8 +160,10 @@ class _Batch(NamedTuple):
             return False  # the null space of the features is that of each lane's own rows
         if not self._owns_features:
             return True
-        is_large = _feature_numbers(arrays, self.batched) > _LARGE_FEATURES
-        return not is_large and all(jax.tree.leaves(self.batched.X))
+        return not self._is_large(arrays) and all(jax.tree.leaves(self.batched.X))
+
+    def _is_large(self, arrays: FitArgs) -> bool:
+        return _feature_numbers(arrays, self.batched) > _LARGE_FEATURES
 
     def _prepared(self, arrays: FitArgs) -> tuple[FitArgs, Optional[Common]]:
         """The lanes, and what they share."""

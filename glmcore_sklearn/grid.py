@@ -165,7 +165,7 @@ def _fit_cells(X, y, train, test, strengths, lead, ratio, n_classes, fit_interce
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), cells)
 
 
-#: In threads, where two thirds of a core would be idle.
+#: In threads: one program of all folds leaves cores idle.
 _fits_of_folds = glmcore.on_cores(_fit_cells, in_axes=(None, None, 0, 0, 0, None, None, None, None, None))
 
 

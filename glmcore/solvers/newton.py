@@ -93,7 +93,6 @@ def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d
     hessian = hessian + jnp.diag(sample.penalty.T.ravel())
     if problem.mask is not None:
         free = jnp.concatenate([problem.mask, jnp.ones((1, K), bool)])
-        stand_in = jnp.where(jnp.all(free, axis=1), stand_in, 0)  # a mask fixes the level
         hessian = jnp.where(jnp.outer(free.T, free.T), hessian, 0)
     bends = jnp.einsum("pk,pl,pq->kplq", level, level * stand_in[:, None], jnp.eye(p, dtype=eta.dtype))
     return hessian + bends.reshape(size, size)

@@ -88,8 +88,6 @@ class Preconditioner(eqx.Module):
         loss = jnp.mean(jnp.sum(weight, axis=1))
         level, along = level_curvature(problem, sample.penalty, loss, len(weight) == 1)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
-        if problem.mask is not None:  # a mask fixes the level
-            stand_in = stand_in * jnp.append(jnp.all(problem.mask, axis=1), True)
         root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
             root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
@@ -138,8 +136,8 @@ def level_curvature(
     own, differ = jnp.mean(penalty, axis=1), jnp.ptp(penalty, axis=1)
     least = _LEAST_LEVEL * jnp.finfo(loss.dtype).eps
     held = (differ > loss) & ~jnp.asarray(shared)
-    if problem.mask is not None:  # for one class and not for another it fixes the level
-        held |= jnp.append(jnp.any(problem.mask != problem.mask[:, :1], axis=1), False)
+    if problem.mask is not None:  # it fixes the level
+        held |= jnp.append(~jnp.all(problem.mask, axis=1), False)
     level = jnp.where(held[:, None], 0, level[None, :])
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, least * loss))
 
