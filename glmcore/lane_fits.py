@@ -71,7 +71,8 @@ def _around(args, batched, common: Common) -> Common:
 
 def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
     """Results of ``size`` lanes, and which of them are good: the others have trouble of some
-    kind and are for the single fit to judge."""
+    kind and are for the single fit to judge.  A root that all lanes share is not among them, see
+    :func:`with_root`."""
     lanes, measured = _lanes(args, batched, size, common)
     start, is_near = lanes.start(), common is not None and common.inverse is not None
     is_null = args.init_params is None and not is_near
@@ -83,9 +84,22 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     else:
         models = hessian_models(lanes, start, is_null)
     end, found = _minimise(lanes, start, is_null, *models)
-    result, held = _results(lanes, end, found, common.root if is_near else end.model.root)
+    result, held = _results(lanes, end, found, None if is_near else end.model.root)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     return result, end.arrived & result.converged & held & measured & in_time
+
+
+def root_of(result: FitResult) -> Optional[Float[Array, "*L K p1 p1"]]:
+    """The root in the states of an L-BFGS."""
+    state = result.state.solver
+    return state.preconditioner.root if isinstance(state, PreconditionedPairs) else None
+
+
+def with_root(result: FitResult, root: Float[Array, "*L K p1 p1"]) -> FitResult:
+    """With ``root`` in the states of an L-BFGS that lack it."""
+    if not isinstance(result.state.solver, PreconditionedPairs) or root_of(result) is not None:
+        return result
+    return eqx.tree_at(lambda r: r.state.solver.preconditioner.root, result, root, is_leaf=lambda x: x is None)
 
 
 class Found(NamedTuple):
@@ -122,9 +136,9 @@ def _minimise(
 
 
 def _results(
-    lanes: Lanes, end: Lockstep, found: Found, root: Float[Array, "*L K p1 p1"]
+    lanes: Lanes, end: Lockstep, found: Found, root: Optional[Float[Array, "*L K p1 p1"]]
 ) -> tuple[FitResult, Bool[Array, " L"]]:
-    """What each lane's fit returns, ``root`` in its state, and whether a penalty holds it.  Where
+    """What each lane's fit returns, its root in its state, and whether a penalty holds it.  Where
     some coefficients may be free beside others the data's separability is looked into here, which
     costs all lanes as much as a step."""
 
@@ -143,7 +157,8 @@ def _results(
             result = eqx.tree_at(lambda r: r.state.coordinates, result, lane.own)
         return result, held
 
-    root = jnp.broadcast_to(root, (lanes.size, *root.shape[-3:]))
+    if root is not None:
+        root = jnp.broadcast_to(root, (lanes.size, *root.shape[-3:]))
     return lanes.each(one, end.points, end.n_iter, found, root)
 
 

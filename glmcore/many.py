@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, PyTree
 from glmcore.centring import centred_rows
 from glmcore.cores import on_cores
 from glmcore.jit import full_precision, quick_jit
-from glmcore.lane_fits import Common, fit_chunk, prepare
+from glmcore.lane_fits import Common, fit_chunk, prepare, root_of, with_root
 from glmcore.lane_hessians import mean_weight
 from glmcore.model import fit_size
 from glmcore.params import GLMParams
@@ -76,7 +76,8 @@ def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> Fi
     def of_batch(size, in_batched, arrays):
         (batched,) = in_batched
         result = _Batch(static, batched, size, side_by_side).fit(arrays)
-        return result, _all_batched(result)
+        root = root_of(result)  # with three axes all lanes share it
+        return result, jax.tree.map(lambda leaf: leaf is not root or leaf.ndim > 3, result)
 
     return fit(arrays)
 
@@ -136,8 +137,15 @@ class _Batch(NamedTuple):
         if not self._worth_lanes(arrays):
             most = 1 if self._is_large(arrays) else max(1, self.size // _LEAST_PART)
             return on_cores(_one_by_one, (None, lanes), most=most)(self, arrays)
+        padded, common = self._prepared(arrays)
         fits = on_cores(_side_by_side, (None, lanes, None), most=self._n_chunks(arrays))
-        return self._repaired(arrays, *fits(self, *self._prepared(arrays)))
+        result, good = fits(self, padded, common)
+        if common is not None and common.root is not None:
+            # It may be larger than all else together: an axis of lanes only if some get another one.
+            alike = is_at_hand(good) and np.all(good)
+            root = common.root if alike else jnp.broadcast_to(common.root, (self.size, *common.root.shape))
+            result = with_root(result, root)
+        return self._repaired(arrays, result, good)
 
     def _nothing(self, arrays: FitArgs) -> FitResult:
         """The results of no lanes."""

@@ -31,7 +31,7 @@ class Progress:
     >>> X, y = jnp.array([[0.0], [1.0], [2.0], [3.0]]), jnp.array([0, 1, 0, 1])
     >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1))
     >>> _ = glmcore.fit(model, X, y, callback=glmcore.Progress(file=sys.stdout))
-    step ...  objective 0.6...  residual ...e-0... (tol 3.0e-06)  ... s  converged
+    step ...  objective 0.6...  residual ...e-0... (tol 1.0e-05)  ... s  converged
     """
 
     def __init__(self, interval: float = 10.0, file: Any = None):

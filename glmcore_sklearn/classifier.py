@@ -35,7 +35,7 @@ class ClassifierGLM(FittingGLM):
         transformation takes its steps on the scale of X; keep it and pass it again, for each one is
         another program.
     solver_kwargs : dict, optional
-        ``tol`` (bound on the optimality residual relative to the null model's, default 3e-6 in
+        ``tol`` (bound on the optimality residual relative to the null model's, default 1e-5 in
         float32, 1e-8 in float64), ``maxiter``, ``stepsize``, ``memory``, ``batch_size``, ``capacities`` or ``seed``
         where the solver has one; ``verbose=True`` shows progress; ``callback``, one or a list, is called with a
         ``glmcore.FitProgress``, or is a ``glmcore.Checkpoint``.

@@ -436,7 +436,7 @@ def test_out_of_steps():
     message, status = warning_of(model)
     assert status == "out_of_steps" and model.n_iter_ == 2
     assert message.startswith("Newton did not converge in 2 steps") and "raise maxiter or tol" in message
-    assert numbers_in(message, model) == 3e-6
+    assert numbers_in(message, model) == 1e-5
     assert np.isfinite(model.coef_).all() and model.predict(X).shape == (N,)  # the rough answer is there
 
 

@@ -260,6 +260,22 @@ def test_lanes_of_numpy_arrays_inside_jit():
     np.testing.assert_allclose(inside, objectives(jnp.asarray(weights), 0.1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("trouble", [False, slow(True)])
+def test_states_of_lanes_outside_jit_are_as_inside(trouble):
+    """Resamples share the model of the Hessian that is in their states; a lane with trouble has its own."""
+    X, y = small()
+    X, glm = X.astype(np.float32), model(glmcore.Ridge(0.05))
+    weights = np.random.default_rng(0).integers(0, 3, (9, 60)).astype(np.float32)
+    if trouble:
+        weights[4, 5] = np.nan
+    fits = jax.vmap(lambda weight: glmcore.fit(glm, X, y, solver=glmcore.LBFGS(), sample_weight=weight).state)
+    outside, inside = fits(weights), jax.jit(fits)(weights)
+    roots = [state.solver.preconditioner.root for state in (outside, inside)]
+    assert np.ptp(roots[0], axis=0).any() == trouble
+    np.testing.assert_allclose(*roots, rtol=1e-3, atol=1e-3)
+    assert jax.tree.map(np.shape, outside) == jax.tree.map(np.shape, inside)
+
+
 def test_lanes_with_trouble_outside_jit_are_as_inside():
     X, y = small()
     X, glm = X.astype(np.float32), model(glmcore.Ridge(0.05))

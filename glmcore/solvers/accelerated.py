@@ -30,6 +30,8 @@ _PATIENCE, _ROUNDINGS = 500, 10
 #: By how much the residual has to fall from one mark to the next, and since a mark for its rate to
 #: tell anything.
 _MARK, _TELLING = 30.0, 4.0
+#: What a gap is multiplied by that is predicted from the rate.
+_CAUTION = 4
 
 
 class Decline(eqx.Module):
@@ -56,17 +58,17 @@ class Decline(eqx.Module):
 
         With the least curvature m and the largest L the residual of an accelerated gradient falls by
         the factor 1 - sqrt(m / L) a step, and the gap is its square over 2 m.  L is taken to be 1/2,
-        as in one feature: what is found of features that are correlated is too small, by a factor of
-        one to ten and sometimes of forty.
+        as in one feature: of features that are correlated less than a quarter may be found, hence
+        ``_CAUTION``, and sometimes a fortieth.
         """
         rate = self._rate(residual)
-        return jnp.where(rate > 0, jnp.square(residual / jnp.where(rate > 0, rate, 1)), 0)
+        return jnp.where(rate > 0, _CAUTION * jnp.square(residual / jnp.where(rate > 0, rate, 1)), 0)
 
     def gap_after(self, gain: Float[Array, ""], residual: Float[Array, ""]) -> Float[Array, ""]:
         """The same after a step that lowered the objective by ``gain``: gaps fall as the squares of
         residuals do, and gains with them."""
         rate = self._rate(residual)
-        return jnp.where(rate > 0, gain / jnp.expm1(2 * jnp.where(rate > 0, rate, 1)), 0)
+        return jnp.where(rate > 0, _CAUTION * gain / jnp.expm1(2 * jnp.where(rate > 0, rate, 1)), 0)
 
     def _rate(self, residual: Float[Array, ""]) -> Float[Array, ""]:
         """By how much the logarithm of the residual falls in a step, 0 as long as it is not known."""

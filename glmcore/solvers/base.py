@@ -136,9 +136,9 @@ def default_tol(dtype: Any) -> float:
     >>> import numpy as np
     >>> from glmcore import default_tol
     >>> default_tol(np.float32), default_tol(np.float64)
-    (3e-06, 1e-08)
+    (1e-05, 1e-08)
     """
-    return 3e-6 if jnp.finfo(dtype).bits <= 32 else 1e-8
+    return 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-8
 
 
 def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:

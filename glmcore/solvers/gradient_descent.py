@@ -21,7 +21,7 @@ class GradientDescent(AbstractAccelerated):
     ----------
     tol : float, optional
         Bound on the optimality residual in centred and scaled coordinates, relative to the
-        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.  The gap that the
+        gradient at the null model.  Default 1e-5 in float32, 1e-8 in float64.  The gap that the
         rate predicts at which the residual falls has to be below tol/100 of the objective, too.
     maxiter : int, default 10000
         Largest number of steps.

@@ -43,7 +43,7 @@ class Optax(AbstractSolver):
         an error of its own.
     tol : float, optional
         Bound on the optimality residual in centred and scaled coordinates, relative to the
-        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.
+        gradient at the null model.  Default 1e-5 in float32, 1e-8 in float64.
     maxiter : int, default 10000
         Largest number of steps.
 

@@ -71,7 +71,7 @@ class ProximalNewton(AbstractSolver):
     ----------
     tol : float, optional
         Bound on the optimality residual in centred and scaled coordinates, relative to the
-        gradient at the null model.  Default 3e-6 in float32, 1e-8 in float64.  The predicted
+        gradient at the null model.  Default 1e-5 in float32, 1e-8 in float64.  The predicted
         distance of the objective to its minimum has to be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
         Largest number of steps.

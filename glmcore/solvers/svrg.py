@@ -301,7 +301,7 @@ class SVRG(AbstractSVRG):
     ----------
     tol : float, optional
         Bound on the optimality residual at the reference point, in centred and scaled
-        coordinates, relative to the gradient at the null model.  Default 3e-6 in float32,
+        coordinates, relative to the gradient at the null model.  Default 1e-5 in float32,
         1e-8 in float64.  The predicted distance of the objective to its minimum has to
         be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
@@ -375,7 +375,7 @@ class ProxSVRG(AbstractSVRG):
     ----------
     tol : float, optional
         Bound on the optimality residual at the reference point, in centred and scaled
-        coordinates, relative to the gradient at the null model.  Default 3e-6 in float32,
+        coordinates, relative to the gradient at the null model.  Default 1e-5 in float32,
         1e-8 in float64.  The predicted distance of the objective to its minimum has to
         be below ``tol / 100`` of it besides.
     maxiter : int, default 1000
