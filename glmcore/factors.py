@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 #: Rows up to which a triangle is inverted row by row on a CPU.
-_TILE_ROWS = 96
+_TILE_ROWS = 32
 
 
 def _one_by_one(factorise: Callable) -> Callable:

@@ -11,7 +11,7 @@ from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.factors import diagonal_of
 from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_weight
 from glmcore.lanes import Design, Lane, Lanes, as_params
-from glmcore.lockstep import Lockstep, Points, Refresh, descend
+from glmcore.lockstep import Lockstep, Points, descend
 from glmcore.params import GLMParams
 from glmcore.penalties import may_spare_some
 from glmcore.problem import Problem
@@ -20,7 +20,7 @@ from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
-from glmcore.solvers.preconditioner import affords_classes
+from glmcore.solvers.preconditioner import Refresh, affords_classes
 
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2

@@ -7,7 +7,7 @@ arrived waits.  Nothing of n rows is kept from step to step.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.solvers.line_search import highest_accepted
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import is_renewed
+from glmcore.solvers.preconditioner import Refresh
 
 _MEMORY = 8
 _SLOPE_LEFT = 0.9
@@ -67,14 +67,6 @@ class Lockstep(eqx.Module):
         return (number > 0) & ~few & (self.count < _MOST_STEPS)
 
 
-class Refresh(NamedTuple):
-    """How the model of the Hessians is made ``anew`` from the points where the lanes are, while
-    most of them are under way: after ``first`` steps, and then as :func:`is_renewed` says."""
-
-    anew: Callable[[Points], Any]
-    first: int
-
-
 def descend(
     evaluate: Callable[[Points], tuple[PerLane, Points]],
     model: Any,
@@ -92,7 +84,8 @@ def descend(
     model : module with a method ``apply``
         An inverse Hessian, roughly, times a gradient.
     refresh : Refresh, optional
-        How the model is made anew where the lanes have got to.
+        How the model is made anew from the points where the lanes have got to, while most of them
+        are under way.
     arrived : callable
         Whether a lane is done, from its objective, its gradient and the predicted distance of
         its objective to the minimum.
@@ -115,9 +108,6 @@ def descend(
         decreased = objective <= highest_accepted(at.objective, at.alpha * at.slope)
         accepted = decreased & (jnp.abs(slope) <= -_SLOPE_LEFT * at.slope) & at.under_way
         moved = _remember(at, move, trial, gradient, accepted)
-        if refresh is not None:
-            due = is_renewed(at.count + 1, refresh.first) & at.mostly_under_way
-            moved = jax.lax.cond(due, lambda: _renewed(moved, refresh.anew(moved.points)), lambda: moved)
         direction = _where(accepted, _direction(moved), at.direction)
         slope_there = _dot(moved.gradient, direction)
         objective = jnp.where(accepted, objective, at.objective)
@@ -137,7 +127,18 @@ def descend(
             count=at.count + 1,
         )
 
-    return jax.lax.while_loop(lambda at: at.worth_a_step, step, _blank(start, model))
+    at = _blank(start, model)
+    if refresh is None:
+        return jax.lax.while_loop(lambda at: at.worth_a_step, step, at)
+
+    def stretch(at: Lockstep) -> Lockstep:
+        due = refresh.after(at.count)
+        at = jax.lax.while_loop(lambda at: at.worth_a_step & (at.count < due), step, at)
+        is_due = (at.count == due) & at.worth_a_step & at.mostly_under_way
+        return jax.lax.cond(is_due, lambda: _renewed(at, refresh.anew(at.points)), lambda: at)
+
+    # A model is made anew outside of the loop of steps: a branch in it would copy all at every step.
+    return jax.lax.while_loop(lambda at: at.worth_a_step, stretch, at)
 
 
 def _blank(start: Points, model: Any) -> Lockstep:
@@ -165,12 +166,13 @@ def _blank(start: Points, model: Any) -> Lockstep:
 
 
 def _renewed(at: Lockstep, model: Any) -> Lockstep:
-    """With another model and without past steps, which were seen from farther away."""
+    """With the directions of another model, without past steps, which were seen from farther away."""
+    smooth = model.apply(at.gradient)
+    fresh = dataclasses.replace(at, model=model, smooth=smooth, pairs=at.pairs.forget())
+    direction = _direction(fresh)
+    one = jnp.ones_like(at.alpha)
     return dataclasses.replace(
-        at,
-        model=model,
-        smooth=model.apply(at.gradient),
-        pairs=at.pairs.forget(),
+        fresh, direction=direction, slope=_dot(at.gradient, direction), alpha=one, low=0 * one, high=jnp.inf * one
     )
 
 

@@ -186,18 +186,20 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
     solver, problem = task.solver, task.problem
 
     def step(run: Run) -> Run:
-        params, *moved = solver.step(problem, run.params, run.state, run.cache)
-        n_iter = run.n_iter + jnp.where(_is_anchored(run), 0, 1)
-        return Run(params, *solver.refresh(problem, n_iter, *moved), n_iter)
+        moved = solver.step(problem, run.params, run.state, run.cache)
+        return Run(*moved, run.n_iter + jnp.where(_is_anchored(run), 0, 1))
 
     def under_way(run: Run) -> Bool[Array, ""]:
         unfinished = (task.status(run) == Status.running) & (run.n_iter < until)
         return unfinished | _is_anchored(run)
 
-    if not solver.carries_predictor or problem.predicts_exactly:
+    if not solver.carries_predictor:
         return jax.lax.while_loop(under_way, step, run)
+    refresh = solver.refresh(problem)
 
     def doubtful(run: Run) -> Bool[Array, ""]:
+        if problem.predicts_exactly:
+            return jnp.zeros((), bool)
         progress = run.cache.progress
         over = task.arrived(progress) | progress.stalled | (run.n_iter >= solver.maxiter)
         return over & solver.drifted(run.cache)
@@ -206,11 +208,19 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         cache = solver.anchored(problem, run.params, run.cache)
         return eqx.tree_at(lambda r: r.cache, run, cache)
 
-    return jax.lax.while_loop(
-        lambda run: under_way(run) | doubtful(run),
-        lambda run: jax.lax.cond(doubtful(run), anchored, step, run),
-        run,
-    )
+    def refreshed(run: Run) -> Run:
+        return Run(run.params, *refresh.anew(run.state, run.cache), run.n_iter)
+
+    # What happens seldom is in a loop around that of the steps: a branch in it would copy at every
+    # step all that it may change.
+    def stretch(run: Run) -> Run:
+        due = refresh.after(run.n_iter)
+        run = jax.lax.while_loop(lambda run: under_way(run) & (run.n_iter < due), step, run)
+        is_due = (run.n_iter == due) & (task.status(run) == Status.running)
+        run = jax.lax.cond(is_due, refreshed, lambda run: run, run)
+        return jax.lax.cond(doubtful(run), anchored, lambda run: run, run)
+
+    return jax.lax.while_loop(lambda run: under_way(run) | doubtful(run), stretch, run)
 
 
 def _is_anchored(run: Run) -> Bool[Array, ""]:

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Look, Problem
+from glmcore.solvers.preconditioner import Refresh
 from glmcore.tree import is_real, module_of, tree_norm
 
 
@@ -116,12 +117,10 @@ class AbstractSolver(eqx.Module):
         """The step on a batch that is not seen again; of the cache its ``progress`` is read."""
         return self.step(problem, params, state, cache)
 
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: Any, cache: Any
-    ) -> tuple[Any, Any]:
-        """State and cache after ``n_iter`` steps of a fit, with what it pays to look at anew now
-        and then.  An update, whose batch may be small, does not call it."""
-        return state, cache
+    def refresh(self, problem: Problem) -> Refresh:
+        """How state and cache are made anew now and then in a fit, for solvers that carry the
+        predictor.  An update, whose batch may be small, does not do it."""
+        return Refresh.never()
 
     def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Standing:
         """Standing with the exact optimality residual."""

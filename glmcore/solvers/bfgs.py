@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from glmcore.params import GLMParams
+from glmcore.params import GLMParams, unstacked
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
-from glmcore.solvers.lbfgs import refreshed
-from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
-from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.solvers.lbfgs import refresh
+from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
+from glmcore.solvers.preconditioner import Preconditioner, Refresh
 
 
 class InverseHessian(AbstractMemory):
@@ -23,9 +23,9 @@ class InverseHessian(AbstractMemory):
     start: Float[Array, "d d"]
 
     @classmethod
-    def of(cls, preconditioner: Preconditioner, like: GLMParams) -> "InverseHessian":
+    def of(cls, preconditioner: Preconditioner) -> "InverseHessian":
         """The matrix that ``preconditioner`` is."""
-        flat, unravel = ravel_pytree(like)
+        flat, unravel = ravel_pytree(unstacked(preconditioner.diagonal))
 
         def applied(unit: Float[Array, " d"]) -> Float[Array, " d"]:
             point = unravel(unit)
@@ -87,12 +87,7 @@ class BFGS(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
     ) -> InverseHessian:
-        return InverseHessian.of(Preconditioner.shared(problem, eta), params)
+        return InverseHessian.of(Preconditioner.shared(problem, eta))
 
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: InverseHessian, cache: DescentCache
-    ) -> tuple[InverseHessian, DescentCache]:
-        def anew(preconditioner: Preconditioner) -> InverseHessian:
-            return InverseHessian.of(preconditioner, cache.gradient)
-
-        return refreshed(problem, n_iter, state, cache, anew)
+    def refresh(self, problem: Problem) -> Refresh:
+        return refresh(problem, lambda preconditioner, _: InverseHessian.of(preconditioner))

@@ -5,16 +5,15 @@ from functools import partial
 from typing import Any
 
 import equinox as eqx
-import jax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Preconditioner, affords_classes, is_renewed
+from glmcore.solvers.preconditioner import Preconditioner, Refresh, affords_classes
 from glmcore.tree import as_count
 
 #: After so many steps the preconditioner is made anew where the fit has got to: early if it has a
@@ -89,33 +88,17 @@ class LBFGS(AbstractDescent):
         pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
         return PreconditionedPairs(preconditioner, pairs)
 
-    def refresh(
-        self, problem: Problem, n_iter: Int[Array, ""], state: PreconditionedPairs, cache: DescentCache
-    ) -> tuple[PreconditionedPairs, DescentCache]:
+    def refresh(self, problem: Problem) -> Refresh:
         # What the pairs tell was seen from farther away: without them fewer steps are needed.
-        def anew(preconditioner: Preconditioner) -> PreconditionedPairs:
-            return PreconditionedPairs(preconditioner, state.pairs.forget())
-
-        return refreshed(problem, n_iter, state, cache, anew)
+        return refresh(problem, lambda preconditioner, old: PreconditionedPairs(preconditioner, old.pairs.forget()))
 
 
-def refreshed(
-    problem: Problem,
-    n_iter: Int[Array, ""],
-    state: AbstractMemory,
-    cache: DescentCache,
-    anew: Callable[[Preconditioner], AbstractMemory],
-) -> tuple[AbstractMemory, DescentCache]:
-    """The state, made ``anew`` from a preconditioner where the fit has got to if that is due, and
-    the direction that it gives."""
+def refresh(problem: Problem, memory: Callable[[Preconditioner, AbstractMemory], AbstractMemory]) -> Refresh:
+    """A new ``memory``, from a preconditioner where the fit has got to and the old one, and the direction that
+    it gives."""
 
-    def renewed():
-        fresh = anew(Preconditioner.of(problem, cache.eta))
-        return fresh, fresh.direction(problem, cache.eta, cache.gradient)
+    def anew(state: AbstractMemory, cache: DescentCache) -> tuple[AbstractMemory, DescentCache]:
+        state = memory(Preconditioner.of(problem, cache.eta), state)
+        return state, cache.along(state.direction(problem, cache.eta, cache.gradient))
 
-    def as_it_is():
-        return state, cache.direction
-
-    first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
-    state, direction = jax.lax.cond(is_renewed(n_iter, first), renewed, as_it_is)
-    return state, cache.along(direction)
+    return Refresh(anew, _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH)
