@@ -23,9 +23,6 @@ from glmcore.tree import as_count, is_at_hand, is_concrete
 #: Numbers in the weights of the fits that go side by side.
 _WEIGHTS_AT_ONCE = 2**26
 
-#: What is asked of parameters, all of a class and a feature or one number.
-Statistic = Optional[Callable[[GLMParams], PyTree]]
-
 
 class _Refits(eqx.Module):
     """The fit to all rows, and fits to some of them."""
@@ -39,9 +36,11 @@ class _Refits(eqx.Module):
         """Whether each answer is within ``tol``, one a fit."""
         return has_converged(self.status)
 
-    def _over_fits(self, reduce: Callable, of: Statistic, *trees: PyTree) -> PyTree:
+    def _over_fits(self, reduce: Callable, of: Any, *trees: PyTree) -> PyTree:
         """``reduce(value, kept, ...)`` of the parameters, or what ``of`` makes of them, over the fits
         that are ``kept``; NaN if they are less than two."""
+        if not (of is None or callable(of)):
+            raise TypeError(f"of must be a function of the GLMParams of one fit, found {of!r}")
         values = self.params if of is None else jax.vmap(of)(self.params)
 
         def one(value, *others):
@@ -72,7 +71,7 @@ class BootstrapResult(_Refits):
         How each fit ended.
     """
 
-    def standard_error(self, of: Statistic = None) -> PyTree:
+    def standard_error(self, of: Any = None) -> PyTree:
         """Standard deviation over resamples of the parameters, or of what ``of`` makes of them.
 
         Parameters
@@ -88,7 +87,7 @@ class BootstrapResult(_Refits):
         """
         return self._over_fits(lambda value, kept: jnp.std(value, axis=0, ddof=1, where=kept), of)
 
-    def percentile_interval(self, level: float = 0.95, of: Statistic = None) -> tuple[PyTree, PyTree]:
+    def percentile_interval(self, level: float = 0.95, of: Any = None) -> tuple[PyTree, PyTree]:
         """The quantiles ``(1 - level) / 2`` and ``(1 + level) / 2`` over resamples.
 
         Parameters
@@ -136,7 +135,7 @@ class JackknifeResult(_Refits):
         How each fit ended.
     """
 
-    def standard_error(self, of: Statistic = None) -> PyTree:
+    def standard_error(self, of: Any = None) -> PyTree:
         r"""Standard error :math:`\sqrt{\frac{m-1}{m} \sum_i (\theta_i - \bar\theta)^2}` of the
         parameters, or of what ``of`` makes of them, as in
         :meth:`BootstrapResult.standard_error`."""
@@ -147,7 +146,7 @@ class JackknifeResult(_Refits):
 
         return self._over_fits(error, of)
 
-    def bias(self, of: Statistic = None) -> PyTree:
+    def bias(self, of: Any = None) -> PyTree:
         r"""Estimate :math:`(m-1) (\bar\theta - \hat\theta)` of the bias of the fit to all rows."""
         whole = self.estimate if of is None else of(self.estimate)
 

@@ -169,6 +169,11 @@ def test_bad_input(call, message, glm, data):
         call(glm, *data)
 
 
+def test_what_is_asked_of_fits_is_a_function(boot):
+    with pytest.raises(TypeError, match="of must be a function of the GLMParams of one fit, found 'coef'"):
+        boot.standard_error("coef")
+
+
 def test_a_level_is_a_share(boot):
     with pytest.raises(ValueError, match="level must lie between 0 and 1, found 95.0"):
         boot.percentile_interval(95.0)

@@ -16,8 +16,8 @@ class ProximalGradient(AbstractAccelerated):
     """Accelerated proximal gradient (FISTA): for penalties that are not smooth the default of large
     fits and of streams.
 
-    It ends by the residual alone.  Where hardly anything bends, as with a tiny strength on few
-    rows, that may be small far above the minimum: ``ProximalNewton`` predicts the distance too.
+    Where hardly anything bends, as with a tiny strength on few rows, it may say that it has converged
+    too far above the minimum: ``ProximalNewton`` knows the curvature and predicts the distance better.
 
     Parameters
     ----------
