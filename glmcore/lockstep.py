@@ -166,10 +166,11 @@ def _blank(start: Points, model: Any) -> Lockstep:
 
 
 def _renewed(at: Lockstep, model: Any) -> Lockstep:
-    """With the directions of another model, without past steps, which were seen from farther away."""
+    """With another model and, for lanes under way, its directions, without past steps, which were seen
+    from farther away."""
     smooth = model.apply(at.gradient)
     fresh = dataclasses.replace(at, model=model, smooth=smooth, pairs=at.pairs.forget())
-    direction = _direction(fresh)
+    direction = _where(at.under_way, _direction(fresh), at.direction)
     one = jnp.ones_like(at.alpha)
     return dataclasses.replace(
         fresh, direction=direction, slope=_dot(at.gradient, direction), alpha=one, low=0 * one, high=jnp.inf * one
