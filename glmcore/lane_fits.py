@@ -11,7 +11,7 @@ from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.factors import diagonal_of
 from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_weight
 from glmcore.lanes import Design, Lane, Lanes, as_params
-from glmcore.lockstep import Lockstep, Points, descend
+from glmcore.lockstep import Lockstep, PerLane, Points, descend
 from glmcore.params import GLMParams
 from glmcore.penalties import may_spare_some
 from glmcore.problem import Problem
@@ -20,10 +20,13 @@ from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
-from glmcore.solvers.preconditioner import Refresh, affords_classes
+from glmcore.solvers.preconditioner import affords_classes
+from glmcore.solvers.refresh import Refresh
 
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
+#: What the gap is multiplied by that is predicted from an inverse Hessian that all lanes share.
+_CAUTION = 4
 
 
 class Common(NamedTuple):
@@ -83,22 +86,25 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
         models = Whole(common.inverse, present), None
     else:
         models = hessian_models(lanes, start, is_null)
-    end, found = _minimise(lanes, start, is_null, *models)
+    end, found = _minimise(lanes, start, is_null, *models, _CAUTION if is_near else 1)
     result, held = _results(lanes, end, found, None if is_near else end.model.root)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     return result, end.arrived & result.converged & held & measured & in_time
 
 
-def root_of(result: FitResult) -> Optional[Float[Array, "*L K p1 p1"]]:
+def root_of(result: FitResult) -> Any:
     """The root in the states of an L-BFGS."""
     state = result.state.solver
     return state.preconditioner.root if isinstance(state, PreconditionedPairs) else None
 
 
-def with_root(result: FitResult, root: Float[Array, "*L K p1 p1"]) -> FitResult:
-    """With ``root`` in the states of an L-BFGS that lack it."""
+def with_root(result: FitResult, root: Any, size: Optional[int]) -> FitResult:
+    """With the ``root`` that all lanes share in the states of an L-BFGS that lack it, once for each of
+    ``size`` lanes, or without an axis of lanes."""
     if not isinstance(result.state.solver, PreconditionedPairs) or root_of(result) is not None:
         return result
+    if size is not None:
+        root = jnp.broadcast_to(root, (size, *root.shape))
     return eqx.tree_at(lambda r: r.state.solver.preconditioner.root, result, root, is_leaf=lambda x: x is None)
 
 
@@ -116,29 +122,34 @@ class Found(NamedTuple):
 
 
 def _minimise(
-    lanes: Lanes, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh]
+    lanes: Lanes, start: Points, is_null: bool, model: Any, refresh: Optional[Refresh], caution: int
 ) -> tuple[Lockstep, Found]:
     """All lanes at their minimum, but for those that have trouble on the way; ``is_null`` says
-    that ``start`` is the null model, where the objective is known."""
+    that ``start`` is the null model, where the objective is known, ``caution`` how many times farther
+    from the minimum than the directions tell the objective is taken to be."""
     at_null = lanes.loss(lanes.null_predictor())
     null = lanes.residual(at_null[1])
     yard = lanes.each(lambda lane, problem, norm: problem.yardstick(norm, lane.solver.tol), null)
 
-    def arrived(objective, gradient, gap):
+    def gap_of(slope: PerLane) -> PerLane:
+        # On a quadratic with the inverse Hessian behind a direction, half its slope is the gap.
+        return -slope / 2 * caution
+
+    def arrived(objective, gradient, slope):
         def one(lane: Lane, problem: Problem, found: Found):
             return Task(problem, lane.solver, found.yardstick).arrived(found.progress)
 
-        return lanes.each(one, Found(objective, lanes.residual(gradient), gap, yard))
+        return lanes.each(one, Found(objective, lanes.residual(gradient), gap_of(slope), yard))
 
     at_start = lanes.penalised(start, *at_null) if is_null else None
     end = descend(lanes.objective, model, refresh, arrived, start, at_start)
-    return end, Found(end.objective, lanes.residual(end.gradient), -end.slope / 2, yard)
+    return end, Found(end.objective, lanes.residual(end.gradient), gap_of(end.slope), yard)
 
 
 def _results(
     lanes: Lanes, end: Lockstep, found: Found, root: Optional[Float[Array, "*L K p1 p1"]]
 ) -> tuple[FitResult, Bool[Array, " L"]]:
-    """What each lane's fit returns, its root in its state, and whether a penalty holds it.  Where
+    """What each lane's fit returns, with ``root`` in its state, if it is given, and whether a penalty holds it.  Where
     some coefficients may be free beside others the data's separability is looked into here, which
     costs all lanes as much as a step."""
 

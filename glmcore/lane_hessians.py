@@ -11,7 +11,8 @@ from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, Refresh, level_curvature
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, level_curvature
+from glmcore.solvers.refresh import Refresh
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
 #: their end, and of those that do not, or for which it costs as much as many steps.

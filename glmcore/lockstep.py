@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.solvers.line_search import highest_accepted
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Refresh
+from glmcore.solvers.refresh import Refresh
 
 _MEMORY = 8
 _SLOPE_LEFT = 0.9
@@ -87,8 +87,8 @@ def descend(
         How the model is made anew from the points where the lanes have got to, while most of them
         are under way.
     arrived : callable
-        Whether a lane is done, from its objective, its gradient and the predicted distance of
-        its objective to the minimum.
+        Whether a lane is done, from its objective, its gradient and the slope of its next
+        direction.
     start : array of shape (L, K, p1)
         Where each lane starts.
     at_start : tuple of arrays, optional
@@ -112,7 +112,7 @@ def descend(
         slope_there = _dot(moved.gradient, direction)
         objective = jnp.where(accepted, objective, at.objective)
         alpha, low, high = _bracket(at, slope, decreased)
-        there = arrived(objective, moved.gradient, -slope_there / 2)
+        there = arrived(objective, moved.gradient, slope_there)
         return dataclasses.replace(
             moved,
             objective=objective,

@@ -75,9 +75,11 @@ def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> Fi
     @full_precision
     def of_batch(size, in_batched, arrays):
         (batched,) = in_batched
-        result = _Batch(static, batched, size, side_by_side).fit(arrays)
-        root = root_of(result)  # with three axes all lanes share it
-        return result, jax.tree.map(lambda leaf: leaf is not root or leaf.ndim > 3, result)
+        result = _Batch(static, batched, size, side_by_side).fit(arrays, may_share=True)
+        flags, root = _all_batched(result), root_of(result)
+        if root is not None and root.ndim == 3:  # shared: no axis of lanes
+            flags = eqx.tree_at(root_of, flags, False)
+        return result, flags
 
     return fit(arrays)
 
@@ -90,9 +92,10 @@ class _Batch(NamedTuple):
     size: int
     side_by_side: bool
 
-    def fit(self, arrays: FitArgs) -> FitResult:
+    def fit(self, arrays: FitArgs, may_share: bool = False) -> FitResult:
+        """All results with lanes first, but for a root of which they ``may_share`` one."""
         if is_concrete(arrays):
-            return self._fit(arrays)
+            return self._fit(arrays, may_share)
 
         @custom_vmap
         def fit(arrays):
@@ -129,7 +132,7 @@ class _Batch(NamedTuple):
         result = _map(inner.fit, arrays, self.batched, self.size)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), result)
 
-    def _fit(self, arrays: FitArgs) -> FitResult:
+    def _fit(self, arrays: FitArgs, may_share: bool = False) -> FitResult:
         if self.size == 0:
             return self._nothing(arrays)
         _check_mesh(arrays)
@@ -141,10 +144,9 @@ class _Batch(NamedTuple):
         fits = on_cores(_side_by_side, (None, lanes, None), most=self._n_chunks(arrays))
         result, good = fits(self, padded, common)
         if common is not None and common.root is not None:
-            # It may be larger than all else together: an axis of lanes only if some get another one.
-            alike = is_at_hand(good) and np.all(good)
-            root = common.root if alike else jnp.broadcast_to(common.root, (self.size, *common.root.shape))
-            result = with_root(result, root)
+            # It may be larger than all else together.
+            alike = may_share and is_at_hand(good) and np.all(good)
+            result = with_root(result, common.root, None if alike else self.size)
         return self._repaired(arrays, result, good)
 
     def _nothing(self, arrays: FitArgs) -> FitResult:
@@ -254,19 +256,23 @@ class _Batch(NamedTuple):
     ) -> FitResult:
         """With the lanes that are not good fitted one by one."""
 
-        def repaired(lane, result):
-            single = _single(self.whole(_lane(arrays, self.batched, lane)))
-            return _with_lane(result, lane, single)
+        def single(lane):
+            return _single(self.whole(_lane(arrays, self.batched, lane)))
 
         if is_at_hand(good):
-            for lane in np.flatnonzero(~np.asarray(good)).astype(np.int32):
-                result = repaired(lane, result)
-            return result
+            lanes = np.flatnonzero(~np.asarray(good)).astype(np.int32)
+            if not lanes.size:
+                return result
+            singles = jax.tree.map(lambda *leaves: np.stack(leaves), *map(single, lanes))
+            # The last ones again, or each number of lanes were a program.
+            size = 1 << (len(lanes) - 1).bit_length()
+            again = np.minimum(np.arange(size), len(lanes) - 1)
+            return _with_lanes(result, lanes[again], jax.tree.map(lambda leaf: leaf[again], singles))
 
         def repair(found):
             result, good = found
             lane = jnp.argmin(good)
-            return repaired(lane, result), good.at[lane].set(True)
+            return _with_lanes(result, lane, single(lane)), good.at[lane].set(True)
 
         return jax.lax.while_loop(lambda found: ~jnp.all(found[1]), repair, (result, good))[0]
 
@@ -308,8 +314,8 @@ def _side_by_side(batch: _Batch, arrays: FitArgs, common: Optional[Common]):
 
 
 @quick_jit
-def _with_lane(result: FitResult, lane: Any, single: FitResult) -> FitResult:
-    return jax.tree.map(lambda all, one: all.at[lane].set(one), result, single)
+def _with_lanes(result: FitResult, lanes: Any, singles: FitResult) -> FitResult:
+    return jax.tree.map(lambda all, some: all.at[lanes].set(some), result, singles)
 
 
 _mean_weight = quick_jit(mean_weight)

@@ -4,7 +4,9 @@ One jit boundary a public verb; a fit with a callback has the loop on the host a
 behind three.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Optional
 
 import equinox as eqx
@@ -23,6 +25,7 @@ from glmcore.penalties import UnRegularized, penalises_all
 from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
+from glmcore.solvers.refresh import Refresh
 from glmcore.status import Status
 from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
 
@@ -193,34 +196,47 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         unfinished = (task.status(run) == Status.running) & (run.n_iter < until)
         return unfinished | _is_anchored(run)
 
-    if not solver.carries_predictor:
-        return jax.lax.while_loop(under_way, step, run)
+    # What happens seldom is in a loop around that of the steps: a branch in it would copy at every
+    # step all that it may change.
     refresh = solver.refresh(problem)
-
-    def doubtful(run: Run) -> Bool[Array, ""]:
-        if problem.predicts_exactly:
-            return jnp.zeros((), bool)
-        progress = run.cache.progress
-        over = task.arrived(progress) | progress.stalled | (run.n_iter >= solver.maxiter)
-        return over & solver.drifted(run.cache)
+    if refresh is None:
+        stretch = partial(jax.lax.while_loop, under_way, step)
+    else:
+        stretch = partial(_stretch, task, refresh, under_way, step)
+    if not solver.carries_predictor or problem.predicts_exactly:
+        return stretch(run) if refresh is None else jax.lax.while_loop(under_way, stretch, run)
 
     def anchored(run: Run) -> Run:
         cache = solver.anchored(problem, run.params, run.cache)
         return eqx.tree_at(lambda r: r.cache, run, cache)
 
+    return jax.lax.while_loop(
+        lambda run: under_way(run) | _is_doubtful(task, run),
+        lambda run: _where(partial(_is_doubtful, task), anchored, stretch(run)),
+        run,
+    )
+
+
+def _stretch(task: Task, refresh: Refresh, under_way: Callable, step: Callable, run: Run) -> Run:
+    """Steps until a refresh is due or the fit ends, and the refresh."""
+
     def refreshed(run: Run) -> Run:
         return Run(run.params, *refresh.anew(run.state, run.cache), run.n_iter)
 
-    # What happens seldom is in a loop around that of the steps: a branch in it would copy at every
-    # step all that it may change.
-    def stretch(run: Run) -> Run:
-        due = refresh.after(run.n_iter)
-        run = jax.lax.while_loop(lambda run: under_way(run) & (run.n_iter < due), step, run)
-        is_due = (run.n_iter == due) & (task.status(run) == Status.running)
-        run = jax.lax.cond(is_due, refreshed, lambda run: run, run)
-        return jax.lax.cond(doubtful(run), anchored, lambda run: run, run)
+    due = refresh.after(run.n_iter)
+    run = jax.lax.while_loop(lambda run: under_way(run) & (run.n_iter < due), step, run)
+    return _where(lambda run: (run.n_iter == due) & (task.status(run) == Status.running), refreshed, run)
 
-    return jax.lax.while_loop(lambda run: under_way(run) | doubtful(run), stretch, run)
+
+def _where(condition: Callable, change: Callable, run: Run) -> Run:
+    return jax.lax.cond(condition(run), change, lambda run: run, run)
+
+
+def _is_doubtful(task: Task, run: Run) -> Bool[Array, ""]:
+    """Whether the end is not to be believed before the predictor is computed anew."""
+    progress = run.cache.progress
+    over = task.arrived(progress) | progress.stalled | (run.n_iter >= task.solver.maxiter)
+    return over & task.solver.drifted(run.cache)
 
 
 def _is_anchored(run: Run) -> Bool[Array, ""]:

@@ -8,7 +8,7 @@ was computed from these very rows) is thrown away with them.
 import abc
 import numbers
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty
 from glmcore.problem import Look, Problem
-from glmcore.solvers.preconditioner import Refresh
+from glmcore.solvers.refresh import Refresh
 from glmcore.tree import is_real, module_of, tree_norm
 
 
@@ -117,10 +117,10 @@ class AbstractSolver(eqx.Module):
         """The step on a batch that is not seen again; of the cache its ``progress`` is read."""
         return self.step(problem, params, state, cache)
 
-    def refresh(self, problem: Problem) -> Refresh:
-        """How state and cache are made anew now and then in a fit, for solvers that carry the
-        predictor.  An update, whose batch may be small, does not do it."""
-        return Refresh.never()
+    def refresh(self, problem: Problem) -> Optional[Refresh]:
+        """How state and cache are made anew now and then in a fit, if that pays.  An update, whose
+        batch may be small, does not do it."""
+        return None
 
     def finish(self, problem: Problem, params: GLMParams, cache: Any) -> Standing:
         """Standing with the exact optimality residual."""

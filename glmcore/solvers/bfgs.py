@@ -13,7 +13,8 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.lbfgs import refresh
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory
-from glmcore.solvers.preconditioner import Preconditioner, Refresh
+from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.solvers.refresh import Refresh
 
 
 class InverseHessian(AbstractMemory):

@@ -13,7 +13,8 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Preconditioner, Refresh, affords_classes
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes
+from glmcore.solvers.refresh import Refresh
 from glmcore.tree import as_count
 
 #: After so many steps the preconditioner is made anew where the fit has got to: early if it has a

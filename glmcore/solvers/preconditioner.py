@@ -7,13 +7,12 @@ loss is blind; so the level is taken out before and after, unless the penalty ho
 block a class costs too much, all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS
 from glmcore.factors import cholesky, diagonal_of, inverse_lower
@@ -26,11 +25,6 @@ from glmcore.solvers.sample import Sample
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 4
-#: A model of the Hessian is made anew whenever the number of steps has grown so many times:
-#: seldom, since with 65 columns it costs as much as ten steps.
-_REFRESH_GROWTH = 5
-#: More steps than there are.
-_NEVER = 2**31 - 1
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
@@ -38,24 +32,6 @@ _MULTIPLICATIONS = 2**28
 LEAST_CURVATURE = 1e-3
 #: Least curvature along the level of the classes, in roundings of that of the loss elsewhere.
 _LEAST_LEVEL = 2**6
-
-
-class Refresh(NamedTuple):
-    """How a model of the Hessian is made ``anew`` where a fit has got to: after ``first`` steps, and
-    each time after ``_REFRESH_GROWTH`` times as many."""
-
-    anew: Callable
-    first: int
-
-    @classmethod
-    def never(cls) -> "Refresh":
-        return cls(lambda state, cache: (state, cache), _NEVER)
-
-    def after(self, n_iter: Int[Array, ""]) -> Int[Array, ""]:
-        """The next number of steps at which that is due."""
-        due = [n for n in (self.first * _REFRESH_GROWTH**k for k in range(31)) if n < _NEVER]
-        due = jnp.asarray([*due, _NEVER], jnp.int32)
-        return jnp.min(jnp.where(due > n_iter, due, _NEVER))
 
 
 def affords_classes(problem: Problem) -> bool:
