@@ -192,17 +192,7 @@ def _feature_names(estimator, model, n_features) -> list[str]:
             return list(estimator[:-1].get_feature_names_out())
         except (AttributeError, TypeError, ValueError):  # a step knows no names
             pass
-    if hasattr(model, "feature_names_in_"):
-        return list(model.feature_names_in_)
-    leaves = jax.tree_util.tree_flatten_with_path(model.coef_)[0] if isinstance(model, ClassifierGLM) else []
-    if len(leaves) < 2:
-        return [f"feature {j}" for j in range(n_features)]
-    places = [("/".join(map(_key, path)), len(leaf)) for path, leaf in leaves]
-    return [place if size == 1 else f"{place}[{j}]" for place, size in places for j in range(size)]
-
-
-def _key(entry) -> str:
-    return jax.tree_util.keystr((entry,), simple=True)
+    return drawing.feature_names(model, n_features)
 
 
 def _write_numbers(ax, coef, limit):

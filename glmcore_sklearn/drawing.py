@@ -1,5 +1,6 @@
 """What the pictures have in common; matplotlib is imported only when one is drawn."""
 
+import jax
 import numpy as np
 from sklearn.pipeline import Pipeline
 
@@ -41,6 +42,17 @@ def divide(ax, rows: int, columns: int, **kwargs) -> np.ndarray:
 def without_frame(ax, sides=("top", "right")) -> None:
     for side in sides:
         ax.spines[side].set_visible(False)
+
+
+def feature_names(model, n_features: int) -> list[str]:
+    """The names that a fitted model knows, the places in a pytree of features, or "feature 0", "feature 1", ..."""
+    if hasattr(model, "feature_names_in_"):
+        return list(model.feature_names_in_)
+    leaves = jax.tree_util.tree_flatten_with_path(model.coef_)[0]
+    if len(leaves) < 2:
+        return [f"feature {j}" for j in range(n_features)]
+    places = [(jax.tree_util.keystr(path, simple=True, separator="/"), len(leaf)) for path, leaf in leaves]
+    return [place if size == 1 else f"{place}[{j}]" for place, size in places for j in range(size)]
 
 
 def last_step(estimator):

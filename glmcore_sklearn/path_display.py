@@ -132,9 +132,10 @@ class RegularizationPathDisplay:
         drawing.without_frame(ax)
         low, high = ax.get_ylim()
         heights = _apart(values[-1, named], 0.055 * (high - low))
+        names = drawing.feature_names(self.path.estimator(-1), values.shape[1])
         for j, height in zip(named, heights):
             ax.annotate(
-                self._name(j),
+                str(names[j]),
                 xy=(1, values[-1, j]),
                 xytext=(1.025, height),
                 xycoords=ax.get_yaxis_transform(),
@@ -144,10 +145,6 @@ class RegularizationPathDisplay:
                 fontsize="small",
                 arrowprops={"arrowstyle": "-", "color": self.lines_[j].get_color(), "linewidth": 0.6},
             )
-
-    def _name(self, feature: int) -> str:
-        names = self.path.feature_names_in_
-        return f"feature {feature}" if names is None else str(names[feature])
 
     def _count_nonzeros(self, ax, strengths, nonzeros):
         """How many coefficients are not zero, above the picture."""

@@ -108,6 +108,13 @@ def test_the_picture(path):
     display.figure_.canvas.draw()
 
 
+def test_the_picture_names_places_in_a_pytree(path):
+    halves = {"stimulus": path.coef_[:, :2], "history": path.coef_[:, 2:3]}
+    named = dataclasses.replace(path, coef_=halves, feature_names_in_=None)
+    display = RegularizationPathDisplay(named).plot(n_named=3)
+    assert {text.get_text() for text in display.ax_.texts} == {"history", "stimulus[0]", "stimulus[1]"}
+
+
 def test_the_class_drawn_may_be_a_date(path):
     days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[ns]")
     display = RegularizationPathDisplay(dataclasses.replace(path, classes_=days)).plot(label=days[1])
