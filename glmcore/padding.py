@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from glmcore.tree import as_count
 
 #: Fewest rows of a program, rows up to which lengths are powers of two, and bytes up to which they
-#: are quarters between them, and eighths.
+#: are quarters between them, eighths, and sixteenths.
 _FEWEST_ROWS, _FEW_ROWS = 256, 1024
-_SMALL_BYTES, _LARGE_BYTES = 2**24, 2**25
+_SMALL_BYTES, _LARGE_BYTES, _HUGE_BYTES = 2**24, 2**25, 2**26
 #: Bytes on whose multiples an array has to begin for JAX to take it as it is.
 _ALIGNMENT = 64
 
@@ -26,7 +26,8 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     """Rows that ``n_rows`` are padded to.
 
     A power of two, at least 256; from 1024 on the next quarter between two of them, so that no more
-    than 25 % are added; above 16 MB the next eighth, 12.5 %, and above 32 MB the next sixteenth.
+    than 25 % are added; above 16 MB the next eighth, 12.5 %, above 32 MB the next sixteenth, and above 64 MB, where
+    memory counts for more than a program, the next sixty-fourth.
 
     Examples
     --------
@@ -34,13 +35,14 @@ def bucket(n_rows: int, row_bytes: int) -> int:
     >>> [bucket(n, row_bytes=16) for n in (90, 300, 4096, 5000)]
     [256, 512, 4096, 5120]
     >>> bucket(1_000_000, row_bytes=80)
-    1015808
+    1007616
     """
     power = max(_FEWEST_ROWS, 1 << (n_rows - 1).bit_length())
     n_bytes = power * row_bytes
     if n_bytes <= _SMALL_BYTES and power <= _FEW_ROWS:
         return power
-    parts = 8 if n_bytes <= _SMALL_BYTES else 16 if n_bytes <= _LARGE_BYTES else 32
+    limits = (_SMALL_BYTES, 8), (_LARGE_BYTES, 16), (_HUGE_BYTES, 32)
+    parts = next((parts for limit, parts in limits if n_bytes <= limit), 128)
     step = power // parts
     return -(-n_rows // step) * step
 

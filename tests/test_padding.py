@@ -41,7 +41,9 @@ def test_a_bucket_holds_the_rows_and_adds_little(n_rows, row_bytes):
     rows = bucket(n_rows, row_bytes)
     assert rows >= n_rows
     assert bucket(rows, row_bytes) == rows
-    if rows * row_bytes > 32 * 2**20 and rows > 256:
+    if rows * row_bytes > 64 * 2**20 and rows > 256:
+        assert rows <= 1.015625 * n_rows
+    elif rows * row_bytes > 32 * 2**20 and rows > 256:
         assert rows <= 1.0625 * n_rows
     elif rows * row_bytes > 16 * 2**20 and rows > 256:
         assert rows <= 1.125 * n_rows
