@@ -39,9 +39,7 @@ class _Refits(eqx.Module):
     def _over_fits(self, reduce: Callable, of: Any, *trees: PyTree) -> PyTree:
         """``reduce(value, kept, ...)`` of the parameters, or what ``of`` makes of them, over the fits
         that are ``kept``; NaN if they are less than two."""
-        if not (of is None or callable(of)):
-            raise TypeError(f"of must be a function of the GLMParams of one fit, found {of!r}")
-        values = self.params if of is None else jax.vmap(of)(self.params)
+        values = jax.vmap(_statistic(of))(self.params)
 
         def one(value, *others):
             kept = self.converged.reshape(-1, *[1] * (value.ndim - 1))
@@ -53,6 +51,13 @@ class _Refits(eqx.Module):
         if not is_at_hand(self):
             return super().__repr__()
         return f"{type(self).__name__}({self.converged.size} fits: {tally(self.status)})"
+
+
+def _statistic(of: Any) -> Callable[[GLMParams], PyTree]:
+    """What is asked of the parameters of a fit, by default these."""
+    if not (of is None or callable(of)):
+        raise TypeError(f"of must be a function of the GLMParams of one fit, found {of!r}")
+    return of or (lambda params: params)
 
 
 class BootstrapResult(_Refits):
@@ -148,7 +153,7 @@ class JackknifeResult(_Refits):
 
     def bias(self, of: Any = None) -> PyTree:
         r"""Estimate :math:`(m-1) (\bar\theta - \hat\theta)` of the bias of the fit to all rows."""
-        whole = self.estimate if of is None else of(self.estimate)
+        whole = _statistic(of)(self.estimate)
 
         def bias(value, kept, estimate):
             m = jnp.sum(kept).astype(value.dtype)

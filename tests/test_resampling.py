@@ -169,9 +169,10 @@ def test_bad_input(call, message, glm, data):
         call(glm, *data)
 
 
-def test_what_is_asked_of_fits_is_a_function(boot):
-    with pytest.raises(TypeError, match="of must be a function of the GLMParams of one fit, found 'coef'"):
-        boot.standard_error("coef")
+def test_what_is_asked_of_fits_is_a_function(boot, jack):
+    for asked in (boot.standard_error, boot.percentile_interval, jack.standard_error, jack.bias):
+        with pytest.raises(TypeError, match="of must be a function of the GLMParams of one fit, found 'coef'"):
+            asked(of="coef")
 
 
 def test_a_level_is_a_share(boot):
