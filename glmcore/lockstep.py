@@ -7,6 +7,7 @@ arrived waits.  Nothing of n rows is kept from step to step.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 import equinox as eqx
@@ -131,13 +132,14 @@ def descend(
     if refresh is None:
         return jax.lax.while_loop(lambda at: at.worth_a_step, step, at)
 
-    def stretch(at: Lockstep) -> Lockstep:
-        due = refresh.after(at.count)
-        at = jax.lax.while_loop(lambda at: at.worth_a_step & (at.count < due), step, at)
-        is_due = (at.count == due) & at.worth_a_step & at.mostly_under_way
-        return jax.lax.cond(is_due, lambda: _renewed(at, refresh.anew(at.points)), lambda: at)
-
-    # A model is made anew outside of the loop of steps: a branch in it would copy all at every step.
+    stretch = partial(
+        refresh.stretch,
+        lambda at: at.count,
+        lambda at: at.worth_a_step,
+        step,
+        lambda at: at.worth_a_step & at.mostly_under_way,
+        lambda at: _renewed(at, refresh.anew(at.points)),
+    )
     return jax.lax.while_loop(lambda at: at.worth_a_step, stretch, at)
 
 

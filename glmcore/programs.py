@@ -4,7 +4,6 @@ One jit boundary a public verb; a fit with a callback has the loop on the host a
 behind three.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Optional
@@ -25,7 +24,6 @@ from glmcore.penalties import UnRegularized, penalises_all
 from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
 from glmcore.solvers.base import AbstractSolver, Standing
-from glmcore.solvers.refresh import Refresh
 from glmcore.status import Status
 from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
 
@@ -192,17 +190,20 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         moved = solver.step(problem, run.params, run.state, run.cache)
         return Run(*moved, run.n_iter + jnp.where(_is_anchored(run), 0, 1))
 
-    def under_way(run: Run) -> Bool[Array, ""]:
-        unfinished = (task.status(run) == Status.running) & (run.n_iter < until)
-        return unfinished | _is_anchored(run)
+    def is_running(run: Run) -> Bool[Array, ""]:
+        return task.status(run) == Status.running
 
-    # What happens seldom is in a loop around that of the steps: a branch in it would copy at every
-    # step all that it may change.
+    def under_way(run: Run) -> Bool[Array, ""]:
+        return (is_running(run) & (run.n_iter < until)) | _is_anchored(run)
+
+    def refreshed(run: Run) -> Run:
+        return Run(run.params, *refresh.anew(run.state, run.cache), run.n_iter)
+
     refresh = solver.refresh(problem)
     if refresh is None:
         stretch = partial(jax.lax.while_loop, under_way, step)
     else:
-        stretch = partial(_stretch, task, refresh, under_way, step)
+        stretch = partial(refresh.stretch, lambda run: run.n_iter, under_way, step, is_running, refreshed)
     if not solver.carries_predictor or problem.predicts_exactly:
         return stretch(run) if refresh is None else jax.lax.while_loop(under_way, stretch, run)
 
@@ -210,26 +211,11 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         cache = solver.anchored(problem, run.params, run.cache)
         return eqx.tree_at(lambda r: r.cache, run, cache)
 
-    return jax.lax.while_loop(
-        lambda run: under_way(run) | _is_doubtful(task, run),
-        lambda run: _where(partial(_is_doubtful, task), anchored, stretch(run)),
-        run,
-    )
+    def and_sure(run: Run) -> Run:
+        run = stretch(run)
+        return jax.lax.cond(_is_doubtful(task, run), anchored, lambda run: run, run)
 
-
-def _stretch(task: Task, refresh: Refresh, under_way: Callable, step: Callable, run: Run) -> Run:
-    """Steps until a refresh is due or the fit ends, and the refresh."""
-
-    def refreshed(run: Run) -> Run:
-        return Run(run.params, *refresh.anew(run.state, run.cache), run.n_iter)
-
-    due = refresh.after(run.n_iter)
-    run = jax.lax.while_loop(lambda run: under_way(run) & (run.n_iter < due), step, run)
-    return _where(lambda run: (run.n_iter == due) & (task.status(run) == Status.running), refreshed, run)
-
-
-def _where(condition: Callable, change: Callable, run: Run) -> Run:
-    return jax.lax.cond(condition(run), change, lambda run: run, run)
+    return jax.lax.while_loop(lambda run: under_way(run) | _is_doubtful(task, run), and_sure, run)
 
 
 def _is_doubtful(task: Task, run: Run) -> Bool[Array, ""]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 #: It is made anew whenever the number of steps has grown so many times: seldom, since with 65
 #: columns a model of the Hessian costs as much as ten steps.
@@ -28,3 +29,13 @@ class Refresh(NamedTuple):
         due = [n for n in (self.first * _GROWTH**k for k in range(31)) if n < _NEVER]
         due = jnp.asarray([*due, _NEVER], jnp.int32)
         return jnp.min(jnp.where(due > n_iter, due, _NEVER))
+
+    def stretch(
+        self, n_iter: Callable, goes_on: Callable, step: Callable, is_worth: Callable, renewed: Callable, at: PyTree
+    ) -> PyTree:
+        """Steps from ``at`` while it ``goes_on`` and until a refresh is due by its ``n_iter``, and then, if
+        it ``is_worth`` it, what it is ``renewed``: outside of the loop of steps, for a branch in it would
+        copy at every step all that it may change."""
+        due = self.after(n_iter(at))
+        at = jax.lax.while_loop(lambda at: goes_on(at) & (n_iter(at) < due), step, at)
+        return jax.lax.cond((n_iter(at) == due) & is_worth(at), renewed, lambda at: at, at)
