@@ -3,6 +3,7 @@
 from glmcore import npz
 from glmcore.batches import fit_batches
 from glmcore.checkpoint import Checkpoint
+from glmcore.checks import cast_features
 from glmcore.cores import on_cores
 from glmcore.jit import quick_jit
 from glmcore.model import GLM
@@ -74,6 +75,7 @@ __all__ = [
     "Trace",
     "UnRegularized",
     "bootstrap",
+    "cast_features",
     "default_solver",
     "default_tol",
     "fit",

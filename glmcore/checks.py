@@ -1,12 +1,15 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree, Shaped
 
 from glmcore.coordinates import Coordinates
 from glmcore.jit import quick_jit
@@ -18,6 +21,9 @@ from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
 from glmcore.tree import is_concrete, is_real, module_of, sample_dtype
+
+#: Spread of a column, beside its size, that is no more than the rounding error of float64.
+_LEAST_SPREAD = 1e-12
 
 
 def check_data(
@@ -49,7 +55,72 @@ def check_data(
     if sample_weight is not None:
         weight = _weight(sample_weight, n, dtype, is_batch)
         X = _without_idle_rows(X, weight)
-    return jax.tree.map(lambda leaf: _plain(leaf).astype(dtype, copy=False), X), y, weight
+    return jax.tree.map(lambda leaf: cast_features(_plain(leaf), dtype), X), y, weight
+
+
+def cast_features(
+    values: Shaped[Any, "n p"],
+    dtype: Any,
+    name: str = "X",
+    warn: Callable[[str], None] = functools.partial(warnings.warn, stacklevel=5),
+) -> Float[Any, "n p"]:
+    """Features in ``dtype``, with a word about those whose variation it cannot hold.
+
+    Seconds since 1970 that go from 1.7e9 to 1.7e9 + 20 are one and the same number in float32: a
+    model that is fitted to it says nothing about them.
+
+    Parameters
+    ----------
+    values : array of shape (n, p)
+        Of NumPy or JAX; traced ones, and those that are not in the host's memory, are cast without
+        a look.
+    dtype : dtype
+        A float.
+    name : str
+        Name of the features in the message.
+    warn : callable of a str
+        Called with the message.
+
+    Returns
+    -------
+    Array of shape (n, p)
+        ``values`` itself if it is of that dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import glmcore
+    >>> time = 1.7e9 + np.arange(20.0)[:, None]
+    >>> _ = glmcore.cast_features(time, np.float32, warn=print)
+    float32 cannot tell 1700000000.0 from 1700000019.0: columns [0] of X have become constants. Subtract the mean of the features, or use float64 (jax_enable_x64)
+    """
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):  # what is infinite is found where numbers are looked at
+        cast = values.astype(dtype)
+    if on_host(values):
+        values = np.asarray(values)
+        columns = _made_constant(values, np.asarray(cast))
+        if columns.size:
+            low, high = values[:, columns[0]].min(), values[:, columns[0]].max()
+            warn(
+                f"{cast.dtype} cannot tell {low} from {high}: columns {columns.tolist()} of {name} have become "
+                "constants. Subtract the mean of the features, or use float64 (jax_enable_x64)"
+            )
+    return cast
+
+
+def _made_constant(values: np.ndarray, cast: np.ndarray) -> np.ndarray:
+    """Columns that vary by more than rounding error and are constant once they are cast."""
+    columns = np.flatnonzero((cast[0] != 0) & np.isfinite(cast[0]))
+    start, stop = 0, 32
+    while columns.size and start < len(cast):  # most columns are known to vary after a few rows
+        columns = columns[(cast[start:stop, columns] == cast[0, columns]).all(axis=0)]
+        start, stop = stop, 8 * stop
+    if not columns.size:
+        return columns
+    spread = np.ptp(values[:, columns].astype(np.float64), axis=0)
+    return columns[spread > _LEAST_SPREAD * np.abs(cast[0, columns])]
 
 
 def check_model(model: Any) -> None:

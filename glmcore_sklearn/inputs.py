@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import keystr
 from sklearn.utils import check_array
 
+import glmcore
 from glmcore_sklearn.warn import warn
 
 
@@ -85,7 +86,7 @@ def check_features(X, *, argument="X", nan="drop"):
     for leaf, path in zip(given, paths):
         _check_matrix_shape(leaf.shape, path)
     _check_same_rows(given, paths)
-    cast = [_cast(leaf) for leaf in given]
+    cast = [glmcore.cast_features(leaf, sample_dtype(), path, warn) for leaf, path in zip(given, paths)]
     used = None
     if not _all_finite(cast):
         missing = _rows_with_nan(given, cast, paths)

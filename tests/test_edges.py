@@ -439,3 +439,41 @@ def test_an_optax_fit_that_is_stopped_tells_of_its_answer(penalty, x64):
     again = glmcore.fit(model(penalty), X, Y, solver=glmcore.LBFGS(maxiter=0), init_params=result.params)
     np.testing.assert_allclose(result.objective, model(penalty).objective(result.params, X, Y), rtol=1e-6)
     np.testing.assert_allclose(result.optimality, again.optimality, rtol=1e-4)
+
+
+#: Seconds since 1970: in float32 one and the same number.
+SECONDS = 1.7e9 + np.arange(40.0)[:, None]
+HALVES = np.repeat([0, 1], 20)
+ASKED = {
+    "fit": lambda X: glmcore.fit(glmcore.GLM(glmcore.Categorical(2)), X, HALVES),
+    "vmap": lambda X: jax.vmap(lambda y: glmcore.fit(glmcore.GLM(glmcore.Categorical(2)), X, y))(HALVES[None]),
+    "path": lambda X: glmcore.regularization_path(
+        glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(1.0)), X, HALVES, n_strengths=2
+    ),
+    "estimator": lambda X: ClassifierGLM(2, regularizer="Ridge", regularizer_strength=1.0).fit(X, HALVES),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("kind", [np.float64, np.int64])
+def test_features_that_float32_makes_constant_are_named(asked, kind):
+    features = np.hstack([np.ones_like(SECONDS), np.arange(40.0)[:, None], SECONDS]).astype(kind)
+    with pytest.warns(UserWarning, match=r"float32 cannot tell 1700000000.* from 1700000039.*: columns \[2\] of X"):
+        asked(features)
+
+
+@pytest.mark.parametrize("at", [1, 31, 32, 2000])
+def test_only_features_that_float32_makes_constant_are_named(at):
+    told = []
+    ones = np.ones((2001, 6))
+    ones[at] = [1, 1 + 1e-8, 1 + 1e-14, 1 + 1e-6, 0, np.nan]
+    cast = glmcore.cast_features(ones, np.float32, "Z", told.append)
+    np.testing.assert_array_equal(cast, ones.astype(np.float32))
+    assert len(told) == 1
+    assert "columns [1] of Z" in told[0]
+
+
+def test_float64_holds_seconds(x64):
+    fit = glmcore.fit(glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.01)), SECONDS, HALVES)
+    assert is_status(fit, "converged")
+    assert abs(fit.params.coef[0, 0]) > 0.01
