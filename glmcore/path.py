@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from glmcore.centring import centred_rows
 from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
@@ -158,25 +158,14 @@ def regularization_path(
     X, y, weight = check_data(model, X, y, sample_weight)
     check_penalty(model, X)
     path = _Path.of(model, X, y, weight, solver)
-    dtype = weight.dtype
     if strengths is None:
         ratios = np.geomspace(1, min_ratio, n_strengths) if n_strengths > 1 else np.ones(1)
-        strengths = _first(path, n_strengths) * jnp.asarray(ratios, dtype)
-    strengths = jnp.asarray(strengths, dtype)
+        strengths = path.strengths(ratios)
+    strengths = jnp.asarray(strengths, weight.dtype)
     order, falling = _falling(strengths)
     answers = path.walk(falling, until=strengths.size).answers
     result = _result(strengths, order, answers, jax.tree.map(lambda x: x.shape[1], X))
     return tell_of_labels(result, y, weight, model.observations.n_outputs)
-
-
-def _first(path: "_Path", n_strengths: int) -> Float[Array, ""]:
-    """The largest strength of a default path."""
-    penalty = path.model.penalty
-    if not isinstance(penalty, Ridge):
-        return path.largest(n_strengths)
-    model = dataclasses.replace(path.model, penalty=Lasso(penalty.strength))
-    lasso = _Path(model, path.data, with_default_tol(ProximalNewton(), path.data[2].dtype))
-    return _RIDGE_START * lasso.largest(n_strengths)
 
 
 class _Path(eqx.Module):
@@ -204,46 +193,48 @@ class _Path(eqx.Module):
     def screened(self, strengths: Array) -> bool:
         """Whether features may be left out: they are the host's choice, and each is penalised by
         itself."""
-        n_outputs = self.model.observations.n_outputs
-        coef = jax.tree.map(lambda x: jnp.zeros((x.shape[1], n_outputs)), self.data[0])
-        penalty = self.model.penalty
+        penalty, coef = self.model.penalty, self._coef()
         return (
             not penalty.smooth
             and is_concrete((self.model, self.data, self.solver, strengths))
-            and penalty.on_features(coef, jnp.zeros(1, jnp.int32)) is not None
+            and jax.eval_shape(penalty.on_features, coef, np.zeros(1, np.int32)) is not None
         )
 
-    def largest(self, n_strengths: int) -> Float[Array, ""]:
-        """The first strength of a path: with it all penalised coefficients are zero."""
-        strengths = _padded(jnp.zeros(n_strengths, self.data[2].dtype))
-        start, bound = run_null(self.model, *self.data, strengths)
+    def strengths(self, ratios: Float[np.ndarray, " L"]) -> Float[Array, " L"]:
+        """Those in these ratios to the first of a path: with it all penalised coefficients are zero."""
+        penalty = self.model.penalty
+        if isinstance(penalty, Ridge):
+            model = dataclasses.replace(self.model, penalty=Lasso(penalty.strength))
+            lasso = _Path(model, self.data, with_default_tol(ProximalNewton(), self.data[2].dtype))
+            return lasso.strengths(_RIDGE_START * ratios)
+        zeros = np.zeros(_rounded_length(ratios.size), self.data[2].dtype)
+        start, bound = run_null(self.model, *self.data, zeros)
         error = 4 * jnp.finfo(bound.dtype).eps
         if not self._nothing_is_free():  # the rest is fitted by the program of the path itself
-            start, error = self.walk(strengths + bound, until=1), 100 * self.solver.tol
-        pressure = jnp.where(jnp.isfinite(start.pressure), start.pressure, 0)
-        largest = (1 + error) * jnp.max(pressure)
-        # Where nothing is penalised, or no feature has a use, any strength will do.
-        return jnp.where(largest > 0, largest, 1).astype(bound.dtype)
+            start, error = self.walk(zeros + bound, until=1), 100 * self.solver.tol
+        return _largest(start.pressure, error, np.asarray(ratios, bound.dtype))
 
     def _nothing_is_free(self) -> bool:
         """Whether zero coefficients leave the null model, for all that is known here."""
         if self.model.inverse_link is not None or not is_concrete(self.model.penalty):
             return False
-        n_outputs = self.model.observations.n_outputs
         with jax.ensure_compile_time_eval():  # inside a jit too
-            ones = jax.tree.map(lambda x: jnp.ones((x.shape[1], n_outputs), x.dtype), self.data[0])
-            pressure = jax.tree.leaves(self.model.penalty.pressure(ones))
-        return all(np.isfinite(part).all() for part in pressure)
+            return bool(_holds_all(self.model.penalty, self._coef()))
+
+    def _coef(self) -> PyTree[Float[np.ndarray, "_ K"]]:
+        """Coefficients of one."""
+        n_outputs = self.model.observations.n_outputs
+        return jax.tree.map(lambda x: np.ones((x.shape[1], n_outputs), x.dtype), self.data[0])
 
     def walk(self, strengths: Float[Array, " L"], until: int) -> Reached:
         """Answers at the first ``until`` strengths, which fall."""
         reached, _ = run_null(self.model, *self.data, strengths)
-        path, until = (self.model, *self.data, strengths), jnp.asarray(until, jnp.int32)
+        path, until = (self.model, *self.data, strengths), np.asarray(until, np.int32)
         if not self.screened(strengths):
             return run_piece(*path, reached, until, None, self.solver, None)
         n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data[0]))
         working_set = _WorkingSet(*self.shape, large=n_bytes > _SMALL_BYTES)
-        while reached.count < until:
+        while int(reached.count) < until:
             working_set = working_set.grown(reached, strengths)
             solver = working_set.limit(self.solver)
             reached = run_piece(
@@ -252,17 +243,34 @@ class _Path(eqx.Module):
         return reached
 
 
-def _padded(strengths: Float[Array, " L"]) -> Float[Array, " M"]:
-    """As many strengths as the next power of two, so that there are few programs."""
-    length = max(_FEWEST, 1 << (strengths.size - 1).bit_length())
-    return jnp.pad(strengths, (0, length - strengths.size), mode="edge")
+def _rounded_length(n_strengths: int) -> int:
+    """A power of two, so that there are few programs."""
+    return max(_FEWEST, 1 << (n_strengths - 1).bit_length())
 
 
 @quick_jit
 def _falling(strengths: Float[Array, " L"]) -> tuple[Int[Array, " L"], Float[Array, " M"]]:
-    """Where the largest strengths are, and these, padded."""
+    """Where the largest strengths are, and these, the last one repeated."""
     order = jnp.argsort(-strengths)
-    return order, _padded(strengths[order])
+    more = _rounded_length(strengths.size) - strengths.size
+    return order, jnp.pad(strengths[order], (0, more), mode="edge")
+
+
+@quick_jit
+def _holds_all(penalty: AbstractPenalty, gradient: PyTree[Float[Array, "_ K"]]) -> Bool[Array, ""]:
+    """Whether the penalty withstands such a gradient in every coefficient."""
+    pressure = jax.tree.leaves(penalty.pressure(gradient))
+    return jnp.stack([jnp.isfinite(part).all() for part in pressure]).all()
+
+
+@quick_jit
+def _largest(
+    pressure: Float[Array, "p K"], error: Any, ratios: Float[Array, " L"]
+) -> Float[Array, " L"]:
+    """The strengths in these ratios to one that withstands a pressure known up to a relative error."""
+    largest = (1 + error) * jnp.max(jnp.where(jnp.isfinite(pressure), pressure, 0))
+    # Where nothing is penalised, or no feature has a use, any strength will do.
+    return jnp.where(largest > 0, largest, 1).astype(ratios.dtype) * ratios
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +290,7 @@ class _WorkingSet:
     def grown(self, reached: Reached, strengths: Array) -> "_WorkingSet":
         """The working set for what comes next, not smaller than before."""
         coef, pressure = np.asarray(reached.params.coef), np.asarray(reached.pressure)
-        needed = (coef != 0) | (pressure > float(strengths[reached.count]))
+        needed = (coef != 0) | (pressure > np.asarray(strengths)[int(reached.count)])
         score = np.where(needed.any(axis=1), np.inf, pressure.max(axis=1))
         sizes = _FEATURES if self.large else ()
         size = self._rounded(int(needed.any(axis=1).sum()), sizes, self.n_features)
