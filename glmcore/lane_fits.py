@@ -20,7 +20,6 @@ from glmcore.results import FitResult
 from glmcore.solvers.base import Standing
 from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
-from glmcore.solvers.preconditioner import affords_classes
 from glmcore.solvers.refresh import Refresh
 
 #: Share of the second moment around a shared centre below which a variance is in doubt.
@@ -156,7 +155,7 @@ def _results(
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
         params = as_params(point)
         state = lane.solver.init(problem, params, problem.predictor(params))
-        if isinstance(state, PreconditionedPairs) and affords_classes(problem):
+        if isinstance(state, PreconditionedPairs) and state.preconditioner.root is not None:
             # A Gram matrix for each lane may cost as much as the fits: that of ``init`` is not
             # computed, since nothing reads it.
             state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)

@@ -11,7 +11,7 @@ from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, level_curvature
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, affords_blocks, level_curvature
 from glmcore.solvers.refresh import Refresh
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
@@ -22,11 +22,11 @@ _LATE_REFRESH = 9
 
 class Blocks(eqx.Module):
     """The inverse of a model of the Hessian of each lane, see
-    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class: ``root`` is the
-    inverse of its Cholesky factor, and ``inverse`` the product that every step needs."""
+    :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class: ``inverse`` is
+    what every step needs, and ``root`` that of a preconditioner, of as many blocks as it has."""
 
     inverse: Float[Array, "*L K p1 p1"]
-    root: Float[Array, "*L K p1 p1"]
+    root: Float[Array, "*L blocks p1 p1"]
     level: Float[Array, "L K p1"]
     level_curvature: Float[Array, "L p1"]
     mask: Optional[Bool[Array, "L K p1"]]
@@ -102,10 +102,12 @@ def _blocks(lanes: Lanes, eta: Float[Array, "L K n"], shared: bool) -> Blocks:
     ridge = penalty[..., None] + loss * p1 * 10 * jnp.finfo(loss.dtype).eps
     eye = jnp.eye(p1, dtype=loss.dtype).reshape(*[1] * (loss.ndim - 2), p1, p1)
     bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
-    root = jax.vmap(inverse_root)(bent.reshape(-1, p1, p1)).reshape(bent.shape)
-    inverse, root = (
-        jnp.broadcast_to(x, (*x.shape[:-3], K, p1, p1)) for x in (root.mT @ root, root)
-    )
+    root = _inverse_roots(bent)
+    inverse = jnp.broadcast_to(root.mT @ root, (*root.shape[:-3], K, p1, p1))
+    if affords_blocks(weight.shape[-1], p1 - 1, K):
+        root = jnp.broadcast_to(root, inverse.shape)
+    elif not shared:
+        root = _inverse_roots(jnp.mean(bent, axis=-3, keepdims=True))
     mask = None
     if lanes.lane.model.mask is not None:
         mask = lanes.each(lambda _, problem: as_point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
@@ -124,6 +126,11 @@ def mean_weight(weight: Float[Array, "*L n"]) -> Float[Array, " n"]:
     """Mean share of each row over the lanes whose weights are finite: the others are for themselves."""
     share = weight / jnp.sum(weight, axis=-1, keepdims=True)
     return share if weight.ndim == 1 else mean_lane(share, jnp.all(jnp.isfinite(share), axis=1))
+
+
+def _inverse_roots(matrices: Float[Array, "*L blocks d d"]) -> Float[Array, "*L blocks d d"]:
+    d = matrices.shape[-1]
+    return jax.vmap(inverse_root)(matrices.reshape(-1, d, d)).reshape(matrices.shape)
 
 
 def inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:

@@ -276,6 +276,29 @@ def test_states_of_lanes_outside_jit_are_as_inside(trouble):
     assert jax.tree.map(np.shape, outside) == jax.tree.map(np.shape, inside)
 
 
+@pytest.mark.parametrize("differs", ["labels", "weights"])
+def test_the_model_of_the_hessian_in_the_state_of_a_lane_is_that_of_its_fit(differs):
+    """Here of one block for all classes, since one for each would cost more than it saves."""
+    rng = np.random.default_rng(0)
+    n, p, size = 2048, 230, 8 if differs == "weights" else 2
+    X, glm = rng.normal(size=(n, p)).astype(np.float32), model(glmcore.Ridge(0.01))
+    y = rng.choice(3, (size, n), p=[0.9, 0.07, 0.03])
+    weight = rng.integers(0, 3, (size, n)).astype(np.float32)
+    axes = (None, 0) if differs == "weights" else (0, None)
+    data = [a if axis == 0 else a[0] for a, axis in zip((y, weight), axes)]
+
+    def fit(y, weight):
+        return glmcore.fit(glm, X, y, solver=glmcore.LBFGS(), sample_weight=weight)
+
+    root = jax.vmap(fit, axes)(*data).state.solver.preconditioner.root
+    one = fit(*(a[0] for a in (y, weight))).state.solver.preconditioner.root
+    root = root if root.ndim == 3 else root[0]
+    assert root.shape == one.shape == (1, p + 1, p + 1)
+    gradients = rng.normal(size=(p + 1, 50))
+    here, there = (np.sum((root[0] @ gradients) ** 2, axis=0) for root in (root, one))
+    np.testing.assert_allclose(here, there, rtol=0.4)  # each from somewhere on the way
+
+
 def test_lanes_with_trouble_outside_jit_are_as_inside():
     X, y = small()
     X, glm = X.astype(np.float32), model(glmcore.Ridge(0.05))

@@ -36,7 +36,11 @@ _LEAST_LEVEL = 2**6
 
 def affords_classes(problem: Problem) -> bool:
     """Whether the preconditioner of this problem has a block for each class."""
-    n, (p, K) = problem.n_rows, problem.coordinates.scale.shape
+    return affords_blocks(problem.n_rows, *problem.coordinates.scale.shape)
+
+
+def affords_blocks(n: int, p: int, K: int) -> bool:
+    """The same of a problem of this size."""
     blocks = K * min(n, gram_rows(p)) * (p + 1) ** 2
     return p <= _GRAM_FEATURES and blocks <= _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
 
