@@ -10,13 +10,17 @@ from glmcore.factors import qr_triangle
 #: Rows of a block.  XLA runs one product over n rows on a CPU two to four times slower than
 #: blocks of 256 to 1024, and blocks round better besides.
 BLOCK_ROWS = 512
+#: The same where the rows are no longer than a vector: products of more of them may take six times
+#: as long.
+_VECTOR, _NARROW_BLOCK_ROWS = 16, 128
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """``weights @ X``."""
-    n_blocks, p = _n_blocks(X.shape[0]), X.shape[1]
+    n, p = X.shape
+    n_blocks = _n_blocks(n, _NARROW_BLOCK_ROWS if p <= _VECTOR else BLOCK_ROWS)
     weights = weights.reshape(weights.shape[0], n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)
