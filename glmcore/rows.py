@@ -7,21 +7,21 @@ from jaxtyping import Array, Float, Int
 
 from glmcore.factors import qr_triangle
 
-#: Rows of a block.  XLA runs one product over n rows on a CPU two to four times slower than
-#: blocks of 256 to 1024, and blocks round better besides.
-BLOCK_ROWS = 512
-#: The same where the rows are no longer than a vector: products of more of them may take six times
-#: as long.
-_VECTOR, _NARROW_BLOCK_ROWS = 16, 128
+#: Rows of a block.  XLA runs one product over n rows on a CPU up to four times slower than blocks of
+#: some hundred, and blocks round better besides: the fewer where the sums of all blocks stay in a
+#: cache, and where rows are no longer than a vector, whose larger blocks may take six times as long.
+BLOCK_ROWS, _SMALL_BLOCK_ROWS = 512, 128
+_VECTOR = 16
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """``weights @ X``."""
-    n, p = X.shape
-    n_blocks = _n_blocks(n, _NARROW_BLOCK_ROWS if p <= _VECTOR else BLOCK_ROWS)
-    weights = weights.reshape(weights.shape[0], n_blocks, -1)
+    (K, n), p = weights.shape, X.shape[1]
+    is_small = p <= _VECTOR or K * n * p <= _SMALL_BLOCK_ROWS * _CACHED_NUMBERS
+    n_blocks = _n_blocks(n, _SMALL_BLOCK_ROWS if is_small and n > BLOCK_ROWS else BLOCK_ROWS)
+    weights = weights.reshape(K, n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)
 
