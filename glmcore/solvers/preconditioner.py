@@ -25,6 +25,11 @@ from glmcore.solvers.sample import Sample
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 4
+#: Fewer, in steps of so many and no fewer than so many a feature, if that pays for a block each of
+#: so many classes, without which there may be three times as many steps.
+_ROWS_STEP = 512
+_CLASS_ROWS_PER_FEATURE = 24
+_MANY_CLASSES = 8
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
@@ -41,8 +46,15 @@ def affords_classes(problem: Problem) -> bool:
 
 def affords_blocks(n: int, p: int, K: int) -> bool:
     """The same of a problem of this size."""
-    blocks = K * min(n, gram_rows(p)) * (p + 1) ** 2
-    return p <= _GRAM_FEATURES and blocks <= _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
+    enough = min(n, gram_rows(p))
+    if K >= _MANY_CLASSES:
+        enough = min(enough, _CLASS_ROWS_PER_FEATURE * (p + 1))
+    return p <= _GRAM_FEATURES and _paid_rows(n, p, K) >= enough
+
+
+def _paid_rows(n: int, p: int, K: int) -> int:
+    """Rows whose Gram matrices, one a class, are worth their cost."""
+    return (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
 
 
 class Preconditioner(eqx.Module):
@@ -67,13 +79,15 @@ class Preconditioner(eqx.Module):
         """The model at the parameters whose linear predictor is ``eta``."""
         if not affords_classes(problem):
             return cls.shared(problem, eta)
-        sample, curvature = _sample(problem, eta)
+        n, (p, K) = problem.n_rows, problem.coordinates.scale.shape
+        rows = min(gram_rows(p), _ROWS_STEP * -(-_paid_rows(n, p, K) // _ROWS_STEP))
+        sample, curvature = _sample(problem, eta, rows)
         return cls._from(problem, sample, curvature, sample.penalty.T)
 
     @classmethod
     def shared(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
         """The same with one block for all classes."""
-        sample, curvature = _sample(problem, eta)
+        sample, curvature = _sample(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
         mean, penalty = jnp.mean(curvature, axis=0), jnp.mean(sample.penalty, axis=1)
         return cls._from(problem, sample, mean[None, :], penalty[None, :])
 
@@ -149,11 +163,11 @@ def gram_rows(p: int) -> int:
 
 
 def _sample(
-    problem: Problem, eta: Float[Array, "K n"]
+    problem: Problem, eta: Float[Array, "K n"], n_rows: int
 ) -> tuple[Sample, Float[Array, "K m"]]:
     """Rows for the Gram matrix, and what they bend in every class: as the directions in which
     the classes add up to zero see it, hence the factor."""
-    sample = Sample.of(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
+    sample = Sample.of(problem, eta, n_rows)
     K = eta.shape[0]
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 
