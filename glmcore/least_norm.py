@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from glmcore.dense import DenseProblem
 from glmcore.factors import cholesky, qr_basis, right_singular
@@ -45,20 +45,25 @@ def identifiable(problem: Problem) -> Int[Array, ""]:
     """Number of coefficients that the rows with weight of centred features, each scaled to unit
     variance, tell apart: K - 1 times their rank, for K classes that are present, without a mask."""
     free, n_features = jnp.sum(problem.present) - 1, problem.coordinates.deviation.size
-    triangle, n_used = problem.triangle()
-    spans, _ = _row_space(triangle, n_used)
-    rank = jnp.sum(spans).astype(int)
-    if problem.mask is None:
-        return free * rank
 
-    def counted():
+    def of_full_rank():
+        if problem.mask is None:
+            return (free * n_features).astype(int)
         fitted = problem.mask & problem.present[None, :]
         return jnp.sum(jnp.minimum(jnp.sum(fitted, axis=1), free)).astype(int)
 
     def measured():
-        return jnp.sum(_row_space(_by_class(problem, triangle), n_used)[0]).astype(int)
+        triangle, n_used = problem.triangle()
+        rank = jnp.sum(_row_space(triangle, n_used)[0]).astype(int)
+        if problem.mask is None:
+            return free * rank
 
-    return jax.lax.cond(rank < n_features, measured, counted)
+        def of_mask():
+            return jnp.sum(_row_space(_by_class(problem, triangle), n_used)[0]).astype(int)
+
+        return jax.lax.cond(rank < n_features, of_mask, of_full_rank)
+
+    return jax.lax.cond(_has_full_rank(problem), of_full_rank, measured)
 
 
 def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
@@ -103,17 +108,35 @@ def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
             return (most > 1) & (least >= -_RECEDING_ROUNDINGS * jnp.finfo(most.dtype).eps * most)
 
         def look_if_some_see_no_direction():
-            stride = -(-problem.n_rows // _FEW_ROWS)
-            few = jnp.where(rest[::stride, None], centred(problem.X[::stride], rest[::stride]) * unit[None, :], 0)
-            gram = few.T @ few
-            noise = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-            see_all = jnp.isfinite(cholesky(gram - noise * jnp.eye(p, dtype=gram.dtype))[-1, -1])
+            X, few = _few(problem, problem.X), _few(problem, rest)
+            see_all = _see_all(centred(X, few) * unit[None, :], few)
             return jax.lax.cond(see_all, lambda: jnp.zeros((), bool), look)
 
         look_closer = jnp.any(certain) & problem.present[k]
         return jax.lax.cond(look_closer, look_if_some_see_no_direction, lambda: jnp.zeros((), bool))
 
     return jnp.any(jax.lax.map(of_class, jnp.arange(len(eta), dtype=jnp.int32)))
+
+
+def _few(problem: DenseProblem, rows: Shaped[Array, "n *p"]) -> Shaped[Array, "m *p"]:
+    """Every so-manieth row."""
+    return rows[:: -(-problem.n_rows // _FEW_ROWS)]
+
+
+def _see_all(rows: Float[Array, "m p"], used: Bool[Array, " m"]) -> Bool[Array, ""]:
+    """Whether the ``used`` rows surely see every direction of the features."""
+    rows = jnp.where(used[:, None], rows, 0)
+    gram = rows.T @ rows
+    noise = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+    return jnp.isfinite(cholesky(gram - noise * jnp.eye(len(gram), dtype=gram.dtype))[-1, -1])
+
+
+def _has_full_rank(problem: Problem) -> Bool[Array, ""]:
+    """Whether some rows alone tell that the features are not collinear; else it is not known."""
+    if not isinstance(problem, DenseProblem):
+        return jnp.zeros((), bool)
+    X = _few(problem, problem.X) * problem.coordinates.unit[None, :]
+    return _see_all(X, _few(problem, problem.weight > 0))
 
 
 def _row_space(
@@ -136,20 +159,24 @@ def _by_class(problem: Problem, triangle: Float[Array, "m p"]) -> Float[Array, "
 
 def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
     """Project coefficients, on the user's scale, onto the row space of the features."""
-    coordinates = problem.coordinates
-    triangle, n_used = problem.triangle()
-    spans, rows = _row_space(triangle, n_used)
-    user, deviation = coordinates.scale * coef, coordinates.deviation
+    coordinates, deviation = problem.coordinates, problem.coordinates.deviation
 
-    def project(user):
-        if problem.mask is None:
-            return _projected(user, deviation, spans, rows)
-        of_mask = _row_space(_by_class(problem, triangle), n_used)
-        each = jnp.broadcast_to(deviation[:, None], user.shape).reshape(-1)
-        return problem.masked(_projected(user.reshape(-1, 1), each, *of_mask).reshape(user.shape))
+    def projected(user: Float[Array, "p K"]) -> Float[Array, "p K"]:
+        triangle, n_used = problem.triangle()
+        spans, rows = _row_space(triangle, n_used)
 
-    deficient = jnp.sum(spans) < coef.shape[0]
-    return jax.lax.cond(deficient, project, lambda user: user, user) / coordinates.scale
+        def project(user):
+            if problem.mask is None:
+                return _projected(user, deviation, spans, rows)
+            of_mask = _row_space(_by_class(problem, triangle), n_used)
+            each = jnp.broadcast_to(deviation[:, None], user.shape).reshape(-1)
+            return problem.masked(_projected(user.reshape(-1, 1), each, *of_mask).reshape(user.shape))
+
+        deficient = jnp.sum(spans) < coef.shape[0]
+        return jax.lax.cond(deficient, project, lambda user: user, user)
+
+    user = coordinates.scale * coef
+    return jax.lax.cond(_has_full_rank(problem), lambda user: user, projected, user) / coordinates.scale
 
 
 def _projected(

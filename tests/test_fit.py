@@ -868,3 +868,18 @@ def test_groups_that_are_correlated_in_float32():
     np.testing.assert_array_equal(by_hessian.params.coef == 0, by_gradient.params.coef == 0)
     np.testing.assert_allclose(by_hessian.objective, by_gradient.objective, rtol=GAP[X.dtype])
     assert 0 < (by_hessian.params.coef == 0).sum() < by_hessian.params.coef.size
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1, None, 3)], ids=["all", "none that are looked at first"])
+def test_collinear_features_of_many_rows_have_the_coefficients_of_least_norm(rows):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(9000, 4)).astype(np.float32)
+    X[:, 3], X[rows, 3] = 0, 2 * X[rows, 0] - X[rows, 1]
+    X[:, :2] = np.where(X[:, 3:] != 0, X[:, :2], 0)
+    y = (X @ rng.normal(size=(4, 3)) + rng.gumbel(size=(9000, 3))).argmax(axis=1)
+    result = glmcore.fit(model(glmcore.UnRegularized()), X, y)
+    assert is_status(result, "converged")
+    null = np.array([2, -1, 0, -1]) / np.sqrt(6)
+    assert np.abs(null @ np.asarray(result.params.coef)).max() < 1e-5
+    assert np.linalg.norm(result.params.coef) > 0.5
+    assert int(model(glmcore.UnRegularized()).degrees_of_freedom(result.params, X)) == 2 * 3 + 2
