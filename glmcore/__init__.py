@@ -40,6 +40,7 @@ from glmcore.solvers import (
     default_tol,
 )
 from glmcore.status import Status, status_name, status_named
+from glmcore.warn import warn_user
 
 __all__ = [
     "BFGS",
@@ -94,4 +95,5 @@ __all__ = [
     "status_name",
     "status_named",
     "update",
+    "warn_user",
 ]

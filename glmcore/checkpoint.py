@@ -2,7 +2,6 @@
 
 import numbers
 import os
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +14,7 @@ from glmcore import npz
 from glmcore.identity import Identity
 from glmcore.results import FitProgress
 from glmcore.sharding import is_spread
+from glmcore.warn import warn_user
 
 _FORMAT = "glmcore checkpoint"
 
@@ -106,7 +106,7 @@ class Checkpoint:
         try:
             npz.write_atomically(npz.with_suffix(self.path), members)
         except OSError as error:
-            warnings.warn(f"no checkpoint at step {progress.n_iter}: {error}", RuntimeWarning, stacklevel=2)
+            warn_user(f"no checkpoint at step {progress.n_iter}: {error}", RuntimeWarning)
 
     def resumed(self, identity: Identity, run: Any) -> Any:
         """The run in the file, or ``run``, with which a fit begins, where there is no file."""

@@ -1,15 +1,13 @@
 """What can be refused before tracing: shapes, dtypes, and values where they are at hand."""
 
-import functools
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree, Shaped
+from jaxtyping import Float, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.jit import quick_jit
@@ -21,6 +19,7 @@ from glmcore.penalties import AbstractScalablePenalty
 from glmcore.sharding import reduced
 from glmcore.status import Status
 from glmcore.tree import is_concrete, is_real, module_of, sample_dtype
+from glmcore.warn import warn_user
 
 #: Spread of a column, beside its size, that is no more than the rounding error of float64.
 _LEAST_SPREAD = 1e-12
@@ -41,8 +40,7 @@ def check_data(
         if not is_real(leaf):
             raise TypeError(f"X must hold real numbers, found dtype {leaf.dtype}")
         _check_unmasked(leaf, "X")
-        if np.ndim(leaf) != 2:
-            raise ValueError(f"X must be 2-D, (n, p); found shape {np.shape(leaf)}")
+        _check_matrix(leaf, "X")
     n = leaves[0].shape[0]
     if any(leaf.shape[0] != n for leaf in leaves):
         lengths = [leaf.shape[0] for leaf in leaves]
@@ -55,14 +53,13 @@ def check_data(
     if sample_weight is not None:
         weight = _weight(sample_weight, n, dtype, is_batch)
         X = _without_idle_rows(X, weight)
-    return jax.tree.map(lambda leaf: cast_features(_plain(leaf), dtype), X), y, weight
+    # One batch of several need not tell what varies.
+    warn = None if is_batch else warn_user
+    return jax.tree.map(lambda leaf: cast_features(leaf, dtype, warn=warn), X), y, weight
 
 
 def cast_features(
-    values: Shaped[Any, "n p"],
-    dtype: Any,
-    name: str = "X",
-    warn: Callable[[str], None] = functools.partial(warnings.warn, stacklevel=5),
+    values: Any, dtype: Any, name: str = "X", warn: Optional[Callable[[str], None]] = None
 ) -> Float[Any, "n p"]:
     """Features in ``dtype``, with a word about those whose variation it cannot hold.
 
@@ -77,14 +74,19 @@ def cast_features(
     dtype : dtype
         A float.
     name : str
-        Name of the features in the message.
-    warn : callable of a str
-        Called with the message.
+        Name of the features in messages.
+    warn : callable of a str, optional
+        Called with the message if there are such features; default: they are not looked for.
 
     Returns
     -------
     Array of shape (n, p)
         ``values`` itself if it is of that dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``values`` is no matrix of real numbers.
 
     Examples
     --------
@@ -94,33 +96,49 @@ def cast_features(
     >>> _ = glmcore.cast_features(time, np.float32, warn=print)
     float32 cannot tell 1700000000.0 from 1700000019.0: columns [0] of X have become constants. Subtract the mean of the features, or use float64 (jax_enable_x64)
     """
+    values = _as_array(values, name)
+    _check_matrix(values, name)
     if values.dtype == dtype:
         return values
     with np.errstate(over="ignore"):  # what is infinite is found where numbers are looked at
         cast = values.astype(dtype)
-    if on_host(values):
-        values = np.asarray(values)
-        columns = _made_constant(values, np.asarray(cast))
-        if columns.size:
-            low, high = values[:, columns[0]].min(), values[:, columns[0]].max()
+    holds_more = values.dtype.itemsize > 2 and len(values)  # than 11 digits in binary
+    if warn is not None and on_host(values) and holds_more:
+        columns, low, high = _made_constant(np.asarray(values), np.asarray(cast))
+        if columns:
             warn(
-                f"{cast.dtype} cannot tell {low} from {high}: columns {columns.tolist()} of {name} have become "
-                "constants. Subtract the mean of the features, or use float64 (jax_enable_x64)"
+                f"{cast.dtype} cannot tell {low[0]} from {high[0]}: columns {columns} of {name} have become constants. "
+                "Subtract the mean of the features, or use float64 (jax_enable_x64)"
             )
     return cast
 
 
-def _made_constant(values: np.ndarray, cast: np.ndarray) -> np.ndarray:
-    """Columns that vary by more than rounding error and are constant once they are cast."""
-    columns = np.flatnonzero((cast[0] != 0) & np.isfinite(cast[0]))
-    start, stop = 0, 32
-    while columns.size and start < len(cast):  # most columns are known to vary after a few rows
-        columns = columns[(cast[start:stop, columns] == cast[0, columns]).all(axis=0)]
-        start, stop = stop, 8 * stop
-    if not columns.size:
-        return columns
-    spread = np.ptp(values[:, columns].astype(np.float64), axis=0)
-    return columns[spread > _LEAST_SPREAD * np.abs(cast[0, columns])]
+def _check_matrix(values: Any, name: str) -> None:
+    if np.ndim(values) != 2:
+        raise ValueError(f"{name} must be 2-D, (n, p); found shape {np.shape(values)}")
+
+
+def _made_constant(values: np.ndarray, cast: np.ndarray) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Columns that are constant once they are cast, but before vary by more than rounding error,
+    and their ranges.  Zeros and what is not finite may stand for what is not used."""
+    columns = np.arange(values.shape[1])
+    stop = 0
+    while columns.size and stop < len(cast):  # most columns are known to vary after a few rows
+        stop = max(32, 8 * stop)
+        low, high = _range_of_used(cast[:stop, columns])
+        columns = columns[low == high]
+    low, high = _range_of_used(values[:, columns])
+    least = _LEAST_SPREAD if values.dtype.kind == "f" else 0
+    lost = high - low > least * np.abs(high)
+    return columns[lost].tolist(), low[lost], high[lost]
+
+
+def _range_of_used(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest number of each column, of those that are finite and not zero."""
+    used = (values != 0) & np.isfinite(values)
+    some = np.where(used.any(axis=0), np.take_along_axis(values, used.argmax(axis=0)[None, :], axis=0)[0], 0)
+    values = np.where(used, values, some)
+    return values.min(axis=0), values.max(axis=0)
 
 
 def check_model(model: Any) -> None:

@@ -20,7 +20,9 @@ def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Arra
     """``weights @ X``."""
     (K, n), p = weights.shape, X.shape[1]
     is_small = p <= _VECTOR or K * n * p <= _SMALL_BLOCK_ROWS * _CACHED_NUMBERS
-    n_blocks = _n_blocks(n, _SMALL_BLOCK_ROWS if is_small and n > BLOCK_ROWS else BLOCK_ROWS)
+    n_blocks = _n_blocks(n)
+    if is_small and n > BLOCK_ROWS:
+        n_blocks = max(n_blocks, _n_blocks(n, _SMALL_BLOCK_ROWS))
     weights = weights.reshape(K, n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)

@@ -33,9 +33,9 @@ class Batch(NamedTuple):
     n_used: int
 
 
-def read(X, y, n_axes):
+def read(X, y, n_axes, is_whole=False):
     """Checked features, and labels of so many axes that are not yet translated."""
-    features = check_features(X)
+    features = check_features(X, is_whole=is_whole)
     found = labels.as_labels(y, n_axes=n_axes)
     check_lengths(jax.tree.leaves(features.X)[0].shape[0], len(found))
     return features, found

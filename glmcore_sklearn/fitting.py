@@ -236,7 +236,7 @@ class FittingGLM(PredictingGLM):
     def _first_batch(self, X, y, sample_weight, keep_classes):
         """Checked data of a call that may set the classes."""
         self._solver()  # names are checked before data
-        features, found = batches.read(X, y, self._targets.LABEL_AXES)
+        features, found = batches.read(X, y, self._targets.LABEL_AXES, is_whole=not keep_classes)
         if not (keep_classes and self.classes_ is not None):
             self._classes = self._infer_classes(found)
             batches.check_no_class_lost(features, found, self._classes)

@@ -46,7 +46,7 @@ def sample_dtype():
     return jax.dtypes.canonicalize_dtype(float)
 
 
-def check_features(X, *, argument="X", nan="drop"):
+def check_features(X, *, argument="X", nan="drop", is_whole=False):
     """Check features and cast them to the sample dtype.
 
     Parameters
@@ -58,6 +58,8 @@ def check_features(X, *, argument="X", nan="drop"):
         The name of the argument in messages.
     nan : {"drop", "keep", "raise"}
         Rows with a NaN are zero-filled and marked unused with one ``UserWarning``, left as they are, or refused.
+    is_whole : bool
+        Whether a model is fitted to these rows alone: then features that the cast makes constant get a ``UserWarning``.
 
     Returns
     -------
@@ -86,7 +88,8 @@ def check_features(X, *, argument="X", nan="drop"):
     for leaf, path in zip(given, paths):
         _check_matrix_shape(leaf.shape, path)
     _check_same_rows(given, paths)
-    cast = [glmcore.cast_features(leaf, sample_dtype(), path, warn) for leaf, path in zip(given, paths)]
+    tell = warn if is_whole else None
+    cast = [glmcore.cast_features(leaf, sample_dtype(), path, tell) for leaf, path in zip(given, paths)]
     used = None
     if not _all_finite(cast):
         missing = _rows_with_nan(given, cast, paths)

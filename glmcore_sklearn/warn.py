@@ -1,15 +1,10 @@
 """Warnings that point to the line of the user."""
 
-import sys
-import warnings
+import functools
+
+import glmcore
 
 #: Packages that may stand between the user's line and ours.
-_BETWEEN = ("glmcore_sklearn", "sklearn", "joblib", "contextlib")
+_BETWEEN = ("glmcore_sklearn", "glmcore", "sklearn", "joblib", "contextlib", "jax", "equinox", "jaxtyping")
 
-
-def warn(message, category=UserWarning):
-    """Warn on behalf of the nearest line of none of ``_BETWEEN``: Python shows a warning once a line."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+warn = functools.partial(glmcore.warn_user, between=_BETWEEN)

@@ -458,19 +458,43 @@ ASKED = {
 @pytest.mark.parametrize("kind", [np.float64, np.int64])
 def test_features_that_float32_makes_constant_are_named(asked, kind):
     features = np.hstack([np.ones_like(SECONDS), np.arange(40.0)[:, None], SECONDS]).astype(kind)
-    with pytest.warns(UserWarning, match=r"float32 cannot tell 1700000000.* from 1700000039.*: columns \[2\] of X"):
+    with pytest.warns(UserWarning, match=r"float32 cannot tell 1700000000.* from 1700000039.*: columns \[2\] of X") as told:
         asked(features)
+    assert [warning.filename for warning in told] == [__file__]
 
 
 @pytest.mark.parametrize("at", [1, 31, 32, 2000])
 def test_only_features_that_float32_makes_constant_are_named(at):
     told = []
-    ones = np.ones((2001, 6))
-    ones[at] = [1, 1 + 1e-8, 1 + 1e-14, 1 + 1e-6, 0, np.nan]
+    ones = np.ones((2001, 7))
+    ones[at] = [1, 1 + 1e-8, 1 + 1e-14, 1 + 1e-6, -1, np.nan, 1 + 1e-8]
+    ones[[0, 7], 6] = 0, np.nan
     cast = glmcore.cast_features(ones, np.float32, "Z", told.append)
     np.testing.assert_array_equal(cast, ones.astype(np.float32))
     assert len(told) == 1
-    assert "columns [1] of Z" in told[0]
+    assert "columns [1, 6] of Z" in told[0]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_whole_numbers_have_no_rounding_error(kind):
+    told = []
+    glmcore.cast_features((2**60 + 1000 * np.arange(3))[:, None].astype(kind), np.float32, warn=told.append)
+    assert "1152921504606846976 from 1152921504606848976" in told[0]
+
+
+def test_batches_and_predictions_need_not_tell_what_varies():
+    """Where warnings are errors, as in all tests."""
+    model, batches = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(1.0)), [(SECONDS, HALVES), (2 * SECONDS, HALVES)]
+    glmcore.fit_batches(model, lambda: batches)
+    estimator = ClassifierGLM(2, regularizer="Ridge", regularizer_strength=1.0).fit(1e4 * (SECONDS - 1.7e9), HALVES)
+    estimator.predict(SECONDS)
+
+
+@pytest.mark.parametrize("values", [np.ones(3), [1.0, 2.0], np.ones((2, 2, 2))])
+def test_features_to_cast_are_a_matrix(values):
+    with pytest.raises(ValueError, match=r"Z must be 2-D, \(n, p\); found shape"):
+        glmcore.cast_features(values, np.float32, "Z")
+    assert glmcore.cast_features(np.ones((0, 2)), np.float32, warn=print).shape == (0, 2)
 
 
 def test_float64_holds_seconds(x64):

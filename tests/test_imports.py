@@ -17,7 +17,7 @@ FACE = sorted((ROOT / "glmcore_sklearn").rglob("*.py"))
 #: From the ground up: a module may import from floors below its own, and from its own floor
 #: (which the test of circles then keeps in order).
 FLOORS = [
-    {"status", "tree", "rounding", "factors", "rows", "staging", "sweeps", "npz", "jit", "remembering"},
+    {"status", "tree", "rounding", "factors", "rows", "staging", "sweeps", "npz", "jit", "remembering", "warn"},
     {"params", "padding", "sharding", "identity", "cores"},
     {"observations", "penalties"},
     {"coordinates"},

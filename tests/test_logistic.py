@@ -402,3 +402,9 @@ def test_a_series_is_no_table():
     for call in (lambda: model.predict(pd.Series(X[:, 0])), lambda: clone(model).fit(pd.Series(X[:, 0]), Y)):
         with pytest.raises(ValueError, match="2-dimensional container but got .*Series"):
             call()
+
+
+def test_coefficients_set_by_hand_may_be_whole_numbers():
+    fitted = LogisticRegression().fit([[0, 1], [1, 0], [2, 2]], [0, 1, 0])
+    fitted.coef_, fitted.intercept_ = np.array([[1, -1]]), np.array([0])
+    np.testing.assert_allclose(fitted.predict_proba([[1, 2]]), [[1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))]])

@@ -21,6 +21,9 @@ from glmcore.penalties.strengths import (
 )
 from glmcore.tree import is_concrete, tree_sum
 
+#: Values from which a sort takes less time than to compare each with each.
+_MANY_VALUES = 42
+
 
 class Lasso(AbstractScalablePenalty):
     r"""l1 penalty, which sets coefficients to exactly zero.
@@ -198,8 +201,10 @@ def _l1_level(coef: Array, l1: Array, l2: Array, present: Bool[Array, " K"]) -> 
 
 
 def _smallest(values: Float[Array, "*n m"], rank: Int[Array, ""]) -> Float[Array, "*n 1"]:
-    """In each row the value that has ``rank`` others before it: counted, which on a CPU takes a
-    tenth of the time of a sort of so few."""
+    """In each row the value that has ``rank`` others before it."""
+    if values.shape[-1] > _MANY_VALUES:
+        return jnp.take(jnp.sort(values, axis=-1), rank, axis=-1)[..., None]
+    # Counted, which on a CPU takes a tenth of the time of a sort of so few.
     columns = jnp.moveaxis(values, -1, 0)
     less = jnp.sum(columns[:, None] < columns[None, :], axis=0, dtype=jnp.int32)
     return jnp.max(jnp.where(less <= rank, columns, -jnp.inf), axis=0)[..., None]

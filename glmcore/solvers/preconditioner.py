@@ -25,10 +25,11 @@ from glmcore.solvers.sample import Sample
 _GRAM_FEATURES = 1024
 _GRAM_ROWS = 8192
 _GRAM_ROWS_PER_FEATURE = 4
-#: Fewer, in steps of so many and no fewer than so many a feature, if that pays for a block each of
-#: so many classes, without which there may be three times as many steps.
+#: Fewer, in steps of so many and no fewer than so many a feature and a class, if that pays for a
+#: block each of so many classes, without which there may be three times as many steps.
 _ROWS_STEP = 512
 _CLASS_ROWS_PER_FEATURE = 24
+_ROWS_PER_CLASS = 48
 _MANY_CLASSES = 8
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
@@ -48,7 +49,7 @@ def affords_blocks(n: int, p: int, K: int) -> bool:
     """The same of a problem of this size."""
     enough = min(n, gram_rows(p))
     if K >= _MANY_CLASSES:
-        enough = min(enough, _CLASS_ROWS_PER_FEATURE * (p + 1))
+        enough = min(enough, max(_CLASS_ROWS_PER_FEATURE * (p + 1), _ROWS_PER_CLASS * K))
     return p <= _GRAM_FEATURES and _paid_rows(n, p, K) >= enough
 
 

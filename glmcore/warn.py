@@ -1,0 +1,35 @@
+"""Warnings that point to the line of the user."""
+
+import sys
+import warnings
+
+
+def warn_user(
+    message: str,
+    category: type[Warning] = UserWarning,
+    between: tuple[str, ...] = ("glmcore", "jax", "equinox", "jaxtyping"),
+) -> None:
+    """Warn on behalf of the nearest line of none of the packages ``between``: Python shows a
+    warning once a line.
+
+    Parameters
+    ----------
+    message : str
+    category : type of Warning, default UserWarning
+    between : tuple of str
+        Packages that may stand between the user's line and this one.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import glmcore
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     glmcore.warn_user("mind the gap")
+    >>> print(told[0].message)
+    mind the gap
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in between:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
