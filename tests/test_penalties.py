@@ -453,7 +453,7 @@ def test_the_level_of_few_and_of_many_classes_is_the_median(n_classes):
     """Of an odd number of classes; of an even one that nearest to the mean of those in the middle."""
     coef = np.random.default_rng(0).normal(size=(50, n_classes)).astype(np.float32)
     coef[:, 0] = coef[:, 1]
-    levelled = glmcore.Lasso(1.0).level(coef, np.ones(n_classes, bool))
+    levelled = glmcore.Lasso(1.0).level(jnp.asarray(coef), jnp.ones(n_classes, bool))
     ordered = np.sort(coef, axis=1)
     low, high = ordered[:, (n_classes - 1) // 2], ordered[:, n_classes // 2]
     level = np.clip(coef.mean(axis=1), low, high)
