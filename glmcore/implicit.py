@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import Coordinates
 from glmcore.jit import full_precision
+from glmcore.least_norm import without_null_space
 from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -151,8 +152,10 @@ def _slope_and_value(
 
 def _to_user(problem: Problem, step: GLMParams) -> GLMParams:
     """A step of inner parameters as one of the user's, whose intercepts have a mean of zero."""
-    coordinates, present = problem.coordinates, problem.present
-    coef = coordinates.scale * problem.masked(step.coef)
+    coordinates, present, coef = problem.coordinates, problem.present, problem.masked(step.coef)
+    if isinstance(problem.penalty, UnRegularized):  # the null space does not move with the weights
+        coef = without_null_space(jax.lax.stop_gradient(problem), coef)
+    coef = coordinates.scale * coef
     intercept = step.intercept - coordinates.centre @ coef
     if problem.shift_invariant:
         intercept = intercept - jnp.mean(intercept, where=present)

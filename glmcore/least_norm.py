@@ -31,7 +31,7 @@ def least_norm_params(
     coordinates, present = problem.coordinates, problem.present
     coef = params.coef
     if isinstance(problem.penalty, UnRegularized):
-        coef = jnp.where(present[None, :], _without_null_space(problem, coef), 0)
+        coef = jnp.where(present[None, :], without_null_space(problem, coef), 0)
     user, cut = coordinates.to_user_and_cut(GLMParams(problem.level(coef), params.intercept))
     intercept = user.intercept
     if problem.shift_invariant:
@@ -157,7 +157,7 @@ def _by_class(problem: Problem, triangle: Float[Array, "m p"]) -> Float[Array, "
     return product.reshape(-1, problem.mask.size)
 
 
-def _without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+def without_null_space(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
     """Project coefficients, on the user's scale, onto the row space of the features."""
     coordinates, deviation = problem.coordinates, problem.coordinates.deviation
 

@@ -199,3 +199,17 @@ def test_what_rows_of_weight_zero_hold_leaves_derivatives_alone(anything):
         return jax.grad(coef)(0.1)
 
     np.testing.assert_allclose(slope(held), slope(X), rtol=1e-3)
+
+
+def test_without_a_penalty_collinear_features_stay_out_of_their_null_space(x64):
+    features = np.column_stack([X, X[:, 0] - 2 * X[:, 1]])
+    y, glm = labels(3), model(glmcore.UnRegularized())
+
+    def coef(weight):
+        return glmcore.fit(glm, features, y, sample_weight=weight).params.coef
+
+    move = np.random.default_rng(1).normal(size=N)
+    found = jax.jvp(coef, (jnp.asarray(WEIGHT),), (jnp.asarray(move),))[1]
+    expected = (coef(WEIGHT + 1e-4 * move) - coef(WEIGHT - 1e-4 * move)) / 2e-4
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(np.array([1, -2, 0, 0, -1]) @ np.asarray(found)).max() < 1e-8
