@@ -11,7 +11,7 @@ from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, affords_blocks, level_curvature
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature
 from glmcore.solvers.refresh import Refresh
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
@@ -104,7 +104,7 @@ def _blocks(lanes: Lanes, eta: Float[Array, "L K n"], shared: bool) -> Blocks:
     bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
     root = _inverse_roots(bent)
     inverse = jnp.broadcast_to(root.mT @ root, (*root.shape[:-3], K, p1, p1))
-    if affords_blocks(weight.shape[-1], p1 - 1, K):
+    if class_rows(weight.shape[-1], p1 - 1, K):
         root = jnp.broadcast_to(root, inverse.shape)
     elif not shared:
         root = _inverse_roots(jnp.mean(bent, axis=-3, keepdims=True))

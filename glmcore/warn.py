@@ -3,21 +3,22 @@
 import sys
 import warnings
 
+#: Packages that may stand between the user's line and one of the library.
+_BETWEEN = ("glmcore", "jax", "equinox", "jaxtyping")
+
 
 def warn_user(
-    message: str,
-    category: type[Warning] = UserWarning,
-    between: tuple[str, ...] = ("glmcore", "jax", "equinox", "jaxtyping"),
+    message: str, category: type[Warning] = UserWarning, also_between: tuple[str, ...] = ()
 ) -> None:
-    """Warn on behalf of the nearest line of none of the packages ``between``: Python shows a
-    warning once a line.
+    """Warn on behalf of the nearest line that is neither the library's nor that of a package it
+    uses: Python shows a warning once a line.
 
     Parameters
     ----------
     message : str
     category : type of Warning, default UserWarning
-    between : tuple of str
-        Packages that may stand between the user's line and this one.
+    also_between : tuple of str
+        Further packages that may stand between the user's line and this one.
 
     Examples
     --------
@@ -29,7 +30,7 @@ def warn_user(
     >>> print(told[0].message)
     mind the gap
     """
-    level, frame = 1, sys._getframe()
+    between, level, frame = {*_BETWEEN, *also_between}, 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in between:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

@@ -4,7 +4,4 @@ import functools
 
 import glmcore
 
-#: Packages that may stand between the user's line and ours.
-_BETWEEN = ("glmcore_sklearn", "glmcore", "sklearn", "joblib", "contextlib", "jax", "equinox", "jaxtyping")
-
-warn = functools.partial(glmcore.warn_user, between=_BETWEEN)
+warn = functools.partial(glmcore.warn_user, also_between=("glmcore_sklearn", "sklearn", "joblib", "contextlib"))

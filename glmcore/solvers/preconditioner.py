@@ -42,20 +42,19 @@ _LEAST_LEVEL = 2**6
 
 def affords_classes(problem: Problem) -> bool:
     """Whether the preconditioner of this problem has a block for each class."""
-    return affords_blocks(problem.n_rows, *problem.coordinates.scale.shape)
+    return class_rows(problem.n_rows, *problem.coordinates.scale.shape) > 0
 
 
-def affords_blocks(n: int, p: int, K: int) -> bool:
-    """The same of a problem of this size."""
-    enough = min(n, gram_rows(p))
+def class_rows(n: int, p: int, K: int) -> int:
+    """Rows for the Gram matrices of a problem of this size, one a class; 0 where they cost too much."""
+    rows = gram_rows(p)
+    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
+    enough = min(n, rows)
     if K >= _MANY_CLASSES:
         enough = min(enough, max(_CLASS_ROWS_PER_FEATURE * (p + 1), _ROWS_PER_CLASS * K))
-    return p <= _GRAM_FEATURES and _paid_rows(n, p, K) >= enough
-
-
-def _paid_rows(n: int, p: int, K: int) -> int:
-    """Rows whose Gram matrices, one a class, are worth their cost."""
-    return (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
+    if p > _GRAM_FEATURES or paid < enough:
+        return 0
+    return min(rows, _ROWS_STEP * -(-paid // _ROWS_STEP))
 
 
 class Preconditioner(eqx.Module):
@@ -78,10 +77,9 @@ class Preconditioner(eqx.Module):
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
         """The model at the parameters whose linear predictor is ``eta``."""
-        if not affords_classes(problem):
+        rows = class_rows(problem.n_rows, *problem.coordinates.scale.shape)
+        if not rows:
             return cls.shared(problem, eta)
-        n, (p, K) = problem.n_rows, problem.coordinates.scale.shape
-        rows = min(gram_rows(p), _ROWS_STEP * -(-_paid_rows(n, p, K) // _ROWS_STEP))
         sample, curvature = _sample(problem, eta, rows)
         return cls._from(problem, sample, curvature, sample.penalty.T)
 
