@@ -16,8 +16,8 @@ from glmcore.rows import BLOCK_ROWS, row_sums, row_triangle
 from glmcore.tree import tree_norm
 
 #: Features up to which, however few the classes, a product with X by columns of classes takes less time
-#: than one by rows and its transpose.
-_FEW_FEATURES = 8
+#: than one by rows and its transpose; and from which on it does with one column.
+_FEW_FEATURES, _MANY_FEATURES = 8, 56
 
 
 class DenseProblem(Problem):
@@ -59,7 +59,7 @@ class DenseProblem(Problem):
         """The problem of these parts and those of ``model``."""
         return cls(
             *(X, y, weight, present, coordinates),
-            observations=model.observations,
+            observations=model.observations.contrasted(model.inverse_link),
             penalty=model.penalty,
             mask=model.stacked_mask,
             inverse_link=model.inverse_link,
@@ -87,56 +87,67 @@ class DenseProblem(Problem):
     def n_rows(self) -> int:
         return self.weight.size
 
-    def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
-        coef, (p, K) = self.stretch * params.coef, params.coef.shape
-        if p <= max(_FEW_FEATURES, 2 * K):
-            return jax.lax.optimization_barrier(coef.T @ self.X.T) + params.intercept[:, None]
-        if 4 < K < 16:  # by columns of zeros a CPU's product takes up to a fifth less time
-            coef = jnp.pad(coef, ((0, 0), (0, -K % 8)))
+    def predictor(self, params: GLMParams) -> Float[Array, "C n"]:
+        contrasts = self.observations.contrasts
+        return self._predicted(contrasts(self.stretch * params.coef), contrasts(params.intercept))
+
+    def _predicted(
+        self, coef: Float[Array, "p C"], intercept: Float[Array, " C"]
+    ) -> Float[Array, "C n"]:
+        p, C = coef.shape
+        if p <= max(_FEW_FEATURES, 2 * C) or (C == 1 and p >= _MANY_FEATURES):
+            return jax.lax.optimization_barrier(coef.T @ self.X.T) + intercept[:, None]
+        if 4 < C < 16:  # by columns of zeros a CPU's product takes up to a fifth less time
+            coef = jnp.pad(coef, ((0, 0), (0, -C % 8)))
         # The barriers keep XLA from turning the transpose into a product in a slow layout, and
         # from transposing once for each of its readers.
-        eta = jax.lax.optimization_barrier(self.X @ coef)[:, :K]
-        return jax.lax.optimization_barrier(eta.T) + params.intercept[:, None]
+        eta = jax.lax.optimization_barrier(self.X @ coef)[:, :C]
+        return jax.lax.optimization_barrier(eta.T) + intercept[:, None]
+
+    def output_predictor(self, params: GLMParams) -> Float[Array, "K n"]:
+        """The linear predictor of every output, that of a class that is left out far below."""
+        eta = self._predicted(self.stretch * params.coef, params.intercept)
+        return eta + self.absence[:, None]
 
     def loss_and_residual(
-        self, eta: Float[Array, "K n"]
-    ) -> tuple[Float[Array, ""], Float[Array, "K n"]]:
+        self, eta: Float[Array, "C n"]
+    ) -> tuple[Float[Array, ""], Float[Array, "C n"]]:
         nll, residual = self.observations.value_and_residual(
             self.without_absent(eta), self.y, self.inverse_link
         )
         return self._mean(nll), self.weight[None, :] * residual
 
     def divergence(
-        self, change: Float[Array, "K n"], eta: Float[Array, "K n"]
+        self, change: Float[Array, "C n"], eta: Float[Array, "C n"]
     ) -> Float[Array, ""]:
         excess = self.observations.divergence(
             change, self.without_absent(eta), self.y, self.inverse_link
         )
         return self._mean(excess)
 
-    def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
-        coef = jax.lax.optimization_barrier(row_sums(residual, self.X)).T * self.stretch
-        if not self.fit_intercept:
-            return GLMParams(coef, jnp.zeros_like(residual[:, 0]))
-        return GLMParams(coef, jnp.sum(residual, axis=1))
+    def gradient(self, residual: Float[Array, "C n"]) -> GLMParams:
+        outputs = self.observations.outputs
+        coef = outputs(jax.lax.optimization_barrier(row_sums(residual, self.X)).T) * self.stretch
+        intercept = outputs(jnp.sum(residual, axis=1))
+        return GLMParams(coef, intercept if self.fit_intercept else jnp.zeros_like(intercept))
 
     def hessian_product(
-        self, direction: GLMParams, eta: Float[Array, "K n"]
+        self, direction: GLMParams, eta: Float[Array, "C n"]
     ) -> GLMParams:
         """The Hessian of the loss times ``direction``: one pass forward and one back."""
         change = self.predictor(direction)
         _, bend = jax.jvp(lambda eta: self.loss_and_residual(eta)[1], (eta,), (change,))
         return self.gradient(bend)
 
-    def null_predictor(self) -> Float[Array, "K n"]:
-        intercept = self.null_params().intercept
+    def null_predictor(self) -> Float[Array, "C n"]:
+        intercept = self.observations.contrasts(self.null_params().intercept)
         return jnp.broadcast_to(intercept[:, None], (intercept.size, self.y.size))
 
     def null_optimality(self) -> Float[Array, ""]:
         return tree_norm(self.look(self.null_predictor()).gradient)
 
     def extremes(self, params: GLMParams) -> Extremes:
-        eta = self.without_absent(self.predictor(params))
+        eta = self.output_predictor(params)
         used = (self.weight > 0)[None, :]
         classes = jnp.arange(self.present.size, dtype=jnp.int32)
         own = (self.y[None, :] == classes[:, None]) & used
@@ -161,8 +172,8 @@ class DenseProblem(Problem):
         return row_triangle(scaled), jnp.sum(used)
 
     def sampled(
-        self, eta: Float[Array, "K n"], least: int
-    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
+        self, eta: Float[Array, "C n"], least: int
+    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "C m"]]:
         if self.n_rows < 2 * least:
             return self.X, self.y, self.weight, eta
         rows, weight = _spread(self.weight, least)

@@ -11,7 +11,7 @@ from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature, n_blocks
 from glmcore.solvers.refresh import Refresh
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
@@ -63,13 +63,14 @@ def hessian_models(lanes: Lanes, start: Points, is_null: bool) -> tuple[Blocks, 
     return _blocks(lanes, eta, shared=own and is_null), Refresh(anew, first)
 
 
-def _blocks(lanes: Lanes, eta: Float[Array, "L K n"], shared: bool) -> Blocks:
+def _blocks(lanes: Lanes, eta: Float[Array, "L C n"], shared: bool) -> Blocks:
     """The model of the Hessians at ``eta``, with a block a class or one that all share.
 
     Lanes that share the features share the mean of their Gram matrices, each with its own
     penalty and total curvature; lanes of one model share the blocks themselves.
     """
     K = lanes.lane.present.shape[-1]
+    shared |= n_blocks(K) == 1
 
     def bends(_, problem: Problem, eta):
         bend = jnp.maximum(problem.class_curvature(eta, problem.y), 0)

@@ -55,11 +55,11 @@ class Design(eqx.Module):
         """The axis of lanes, if every lane has features of its own."""
         return 0 if self.rows.ndim == 3 else None
 
-    def forward(self, points: Points) -> Float[Array, "L K n"]:
+    def forward(self, points: Points) -> Float[Array, "L C n"]:
         product = "lkp,pn->lkn" if self.axis is None else "lkp,lpn->lkn"
         return jnp.einsum(product, points, self.columns)
 
-    def back(self, residual: Float[Array, "L K n"]) -> Points:
+    def back(self, residual: Float[Array, "L C n"]) -> Points:
         product = "lkn,np->lkp" if self.axis is None else "lkn,lnp->lkp"
         return jnp.einsum(product, residual, self.rows)
 
@@ -98,21 +98,25 @@ class Lanes(eqx.Module):
         """Factor from inner coordinates to columns of the design."""
         return self.each(lambda _, problem: as_point(problem.stretch, 1))
 
-    def predictor(self, points: Points) -> Float[Array, "L K n"]:
-        return self.design.forward(points * self.stretch)
+    def predictor(self, points: Points) -> Float[Array, "L C n"]:
+        def contrasts(_, problem: Problem, point):
+            return problem.observations.contrasts(point.T).T
 
-    def null_predictor(self) -> Float[Array, "L K n"]:
+        return self.design.forward(self.each(contrasts, points * self.stretch))
+
+    def null_predictor(self) -> Float[Array, "L C n"]:
         """The linear predictor of the null models, without a product."""
         return self.each(lambda _, problem: problem.null_predictor())
 
-    def loss(self, eta: Float[Array, "L K n"]) -> tuple[PerLane, Points]:
+    def loss(self, eta: Float[Array, "L C n"]) -> tuple[PerLane, Points]:
         """The loss and its gradient in the points."""
         # The labels wait for it: compared with the classes before a loop, they would be twice as
         # many arrays as classes inside, which XLA's older emitters do not vectorise.
         eta, y = jax.lax.optimization_barrier((eta, self.lane.y))
         here = eqx.tree_at(lambda lanes: lanes.lane.y, self, y)
         loss, residual = here.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
-        return loss, self.design.back(residual) * self.stretch
+        slope = here.each(lambda _, problem, slope: problem.observations.outputs(slope.T).T, self.design.back(residual))
+        return loss, slope * self.stretch
 
     def objective(self, points: Points) -> tuple[PerLane, Points]:
         """The objective and its gradient."""

@@ -78,7 +78,7 @@ def recedes(problem: Problem, params: GLMParams) -> Bool[Array, ""]:
     known = isinstance(problem, DenseProblem) and problem.shift_invariant and problem.mask is None
     if not known or problem.n_rows * p * p > _MOST_WORK:
         return jnp.zeros((), bool)
-    eta, unit, used = problem.without_absent(problem.predictor(params)), problem.coordinates.unit, problem.weight > 0
+    eta, unit, used = problem.output_predictor(params), problem.coordinates.unit, problem.weight > 0
     # In units of the features, each scaled to unit variance.
     scaled = problem.stretch * problem.level(params.coef) / jnp.where(unit > 0, unit, 1)[:, None]
     own_eta = jnp.take_along_axis(eta, problem.y[None, :], axis=0)[0]

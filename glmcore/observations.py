@@ -28,13 +28,27 @@ class AbstractObservations(eqx.Module):
     Every method returns one number a sample (or one a sample and class): weights and sums come
     later.  The class axis of ``eta`` is the last one, but for what a solver calls in its inner
     loop, from ``value_and_residual`` to ``curvature``: there it is the first, since K long rows
-    vectorise on a CPU and n short ones do not.
+    vectorise on a CPU and n short ones do not.  A solver calls them of :meth:`contrasted`, whose
+    ``eta`` may have fewer rows than there are outputs.
     """
 
     @property
     @abc.abstractmethod
     def n_outputs(self) -> int:
         """Length of the last axis of the linear predictor."""
+
+    def contrasted(self, inverse_link: InverseLink = None) -> "AbstractObservations":
+        """The same distribution as a solver sees it: in the C linear combinations of outputs that it
+        depends on, which are the outputs themselves unless a class says otherwise."""
+        return self
+
+    def contrasts(self, outputs: Array) -> Array:
+        """What the solver sees of outputs, (..., K) to (..., C)."""
+        return outputs
+
+    def outputs(self, contrasts: Array) -> Array:
+        """The transpose of :meth:`contrasts`, (..., C) to (..., K)."""
+        return contrasts
 
     @abc.abstractmethod
     def log_proba(self, eta: Array, inverse_link: InverseLink = None) -> Array:
@@ -60,11 +74,11 @@ class AbstractObservations(eqx.Module):
 
     @abc.abstractmethod
     def hessian(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
-        """Second derivatives of each negative log-likelihood, (K, K, n) for ``eta`` (K, n)."""
+        """Second derivatives of each negative log-likelihood, (C, C, n) for ``eta`` (C, n)."""
 
     @abc.abstractmethod
     def curvature(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
-        """Second derivatives in one output each, (K, n): the diagonal of :meth:`hessian`."""
+        """Second derivatives in one output each, (K, n) for ``eta`` (C, n)."""
 
     @abc.abstractmethod
     def frequencies(self, y: Array, weight: Array) -> Array:
@@ -117,6 +131,10 @@ class Categorical(AbstractObservations):
     @property
     def n_outputs(self) -> int:
         return self.n_classes
+
+    def contrasted(self, inverse_link: InverseLink = None) -> "Categorical":
+        is_binary = self.n_classes == 2 and is_log_softmax(inverse_link)
+        return _Binary(2) if is_binary else self
 
     def log_proba(
         self, eta: Float[Array, "*n K"], inverse_link: InverseLink = None
@@ -251,6 +269,54 @@ class Categorical(AbstractObservations):
 
     def _pick(self, values: Float[Array, "*n K"], y: Integer[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.sum(jnp.where(self._is_label(y), values, 0), axis=-1)
+
+
+class _Binary(Categorical):
+    """Two classes under the canonical link as a solver sees them: by the one contrast that they
+    depend on, how far the linear predictor of class 1 is ahead of that of class 0.
+
+    Half the exponentials, and products with one column.
+    """
+
+    def contrasts(self, outputs: Float[Array, "*n 2"]) -> Float[Array, "*n 1"]:
+        return outputs[..., 1:] - outputs[..., :1]
+
+    def outputs(self, contrasts: Float[Array, "*n 1"]) -> Float[Array, "*n 2"]:
+        return jnp.concatenate([-contrasts, contrasts], axis=-1)
+
+    def value_and_residual(
+        self, eta: Float[Array, "1 *n"], y: Integer[Array, "*n"], inverse_link: InverseLink = None
+    ) -> tuple[Float[Array, "*n"], Float[Array, "1 *n"]]:
+        is_second = y == 1
+        ahead = jnp.where(is_second, eta[0], -eta[0])  # the label
+        leads = ahead > 0
+        # The exponential of what is not positive, by two branches that meet in all derivatives.
+        exp = jnp.exp(jnp.where(leads, -ahead, ahead))
+        other = jnp.where(leads, exp, 1) / (1 + exp)
+        value = jnp.log1p(exp) + jnp.where(leads, 0, -ahead)
+        return value, jnp.where(is_second, -other, other)[None]
+
+    def divergence(
+        self,
+        change: Float[Array, "1 *n"],
+        eta: Float[Array, "1 *n"],
+        y: Integer[Array, "*n"],
+        inverse_link: InverseLink = None,
+    ) -> Float[Array, "*n"]:
+        # The class 0 at the level 0.
+        change, eta = (jnp.concatenate([0 * row, row]) for row in (change, eta))
+        return super().divergence(change, eta, y)
+
+    def hessian(
+        self, eta: Float[Array, "1 n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
+    ) -> Float[Array, "1 1 n"]:
+        exp = jnp.exp(-jnp.abs(eta))
+        return (exp / jnp.square(1 + exp))[None]
+
+    def curvature(
+        self, eta: Float[Array, "1 n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
+    ) -> Float[Array, "2 n"]:
+        return jnp.broadcast_to(self.hessian(eta, y)[0], (2, eta.shape[1]))
 
 
 #: Classes up to which a sum over the class axis is written out, of less samples than those for

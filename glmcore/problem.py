@@ -45,9 +45,9 @@ class Look(eqx.Module):
     """The loss where the linear predictor is ``eta``, its derivative in that, which is the
     ``residual``, and in the parameters."""
 
-    eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
     loss: Float[Array, ""]
-    residual: Float[Array, "K n"]
+    residual: Float[Array, "C n"]
     gradient: GLMParams
 
 
@@ -60,7 +60,8 @@ class Problem(eqx.Module):
     Everything that touches n rows goes through the methods that are abstract here.  ``y`` and
     ``weight`` are the labels of the samples and their shares of the total weight, or of groups of
     samples with one label; ``n_rows``, perhaps rounded, is for guesses at what is worth its cost.
-    Coefficients where ``mask`` is False are zero: nothing here sees or gives others.
+    What a solver keeps as the linear predictor is C contrasts of the K outputs: one of two classes,
+    see :meth:`AbstractObservations.contrasts`.  Coefficients where ``mask`` is False are zero: nothing here sees or gives others.
     """
 
     y: eqx.AbstractVar[Int[Array, " n"]]
@@ -95,40 +96,40 @@ class Problem(eqx.Module):
     # The loss, through the linear predictor
 
     @abc.abstractmethod
-    def predictor(self, params: GLMParams) -> Float[Array, "K n"]:
+    def predictor(self, params: GLMParams) -> Float[Array, "C n"]:
         """The linear predictor, linear in ``params``: a sum of steps is a sum of predictors."""
 
     @abc.abstractmethod
     def loss_and_residual(
-        self, eta: Float[Array, "K n"]
-    ) -> tuple[Float[Array, ""], Float[Array, "K n"]]:
+        self, eta: Float[Array, "C n"]
+    ) -> tuple[Float[Array, ""], Float[Array, "C n"]]:
         """The loss and its derivative in every entry of the linear predictor."""
 
     @abc.abstractmethod
     def divergence(
-        self, change: Float[Array, "K n"], eta: Float[Array, "K n"]
+        self, change: Float[Array, "C n"], eta: Float[Array, "C n"]
     ) -> Float[Array, ""]:
         """By how much the loss at ``eta + change`` exceeds its tangent at ``eta``."""
 
     @abc.abstractmethod
-    def gradient(self, residual: Float[Array, "K n"]) -> GLMParams:
+    def gradient(self, residual: Float[Array, "C n"]) -> GLMParams:
         """Gradient of the loss in ``params`` from that in the linear predictor."""
 
     @abc.abstractmethod
     def hessian_product(
-        self, direction: GLMParams, eta: Float[Array, "K n"]
+        self, direction: GLMParams, eta: Float[Array, "C n"]
     ) -> GLMParams:
         """The Hessian of the loss times ``direction``."""
 
     @abc.abstractmethod
     def sampled(
-        self, eta: Float[Array, "K n"], least: int
-    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
+        self, eta: Float[Array, "C n"], least: int
+    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "C m"]]:
         """Features, labels, weights and linear predictors of rows spread evenly, ``least`` of them
         or up to twice as many, which stand for all where a Hessian is estimated."""
 
     @abc.abstractmethod
-    def null_predictor(self) -> Float[Array, "K n"]:
+    def null_predictor(self) -> Float[Array, "C n"]:
         """The linear predictor of :meth:`null_params`, without a look at the features."""
 
     @abc.abstractmethod
@@ -144,26 +145,27 @@ class Problem(eqx.Module):
     def extremes(self, params: GLMParams) -> Extremes:
         """How far the linear predictors of the samples reach, class by class."""
 
-    def look(self, eta: Float[Array, "K n"]) -> Look:
+    def look(self, eta: Float[Array, "C n"]) -> Look:
         """Loss, residual and gradient where the linear predictor is ``eta``: one product back."""
         loss, residual = self.loss_and_residual(eta)
         return Look(eta, loss, residual, self.gradient(residual))
 
-    def loss(self, eta: Float[Array, "K n"]) -> Float[Array, ""]:
+    def loss(self, eta: Float[Array, "C n"]) -> Float[Array, ""]:
         return self.loss_and_residual(eta)[0]  # XLA drops what nobody uses
 
-    def proba(self, eta: Float[Array, "K m"]) -> Float[Array, "K m"]:
-        """Probabilities of the classes under the canonical link."""
-        return jax.nn.softmax(self.without_absent(eta), axis=0)
-
     def hessian(
-        self, eta: Float[Array, "K m"], y: Int[Array, " m"]
-    ) -> Float[Array, "K K m"]:
+        self, eta: Float[Array, "C m"], y: Int[Array, " m"]
+    ) -> Float[Array, "C C m"]:
         """Second derivatives of each sample's loss in its linear predictor."""
         return self.observations.hessian(self.without_absent(eta), y, self.inverse_link)
 
+    def between_outputs(self, products: Float[Array, "*shape C C"]) -> Float[Array, "*shape K K"]:
+        """What bends between any two outputs, of what does between contrasts."""
+        outputs = self.observations.outputs
+        return outputs(outputs(products).mT).mT
+
     def class_curvature(
-        self, eta: Float[Array, "K m"], y: Int[Array, " m"]
+        self, eta: Float[Array, "C m"], y: Int[Array, " m"]
     ) -> Float[Array, "K m"]:
         """Second derivatives of each sample's loss in the linear predictor of one class."""
         return self.observations.curvature(self.without_absent(eta), y, self.inverse_link)
@@ -331,6 +333,11 @@ class Problem(eqx.Module):
         """Whether adding a constant to all classes leaves the probabilities as they are."""
         return is_log_softmax(self.inverse_link)
 
-    def without_absent(self, eta: Float[Array, "K n"]) -> Float[Array, "K n"]:
+    def without_absent(self, eta: Float[Array, "C n"]) -> Float[Array, "C n"]:
         """``eta`` with that of a class that is left out far below the others."""
-        return eta + jnp.where(self.present, 0, _ABSENT).astype(eta.dtype)[:, None]
+        return eta + self.observations.contrasts(self.absence)[:, None]
+
+    @property
+    def absence(self) -> Float[Array, " K"]:
+        """What is added to the linear predictors of the classes."""
+        return jnp.where(self.present, 0, _ABSENT).astype(self.weight.dtype)

@@ -9,9 +9,10 @@ from glmcore.factors import qr_triangle
 
 #: Rows of a block.  XLA runs one product over n rows on a CPU up to four times slower than blocks of
 #: some hundred, and blocks round better besides: the fewer where the sums of all blocks stay in a
-#: cache, and where rows are no longer than a vector, whose larger blocks may take six times as long.
+#: cache, unless they are of one row of weights.
 BLOCK_ROWS, _SMALL_BLOCK_ROWS = 512, 128
-_VECTOR = 16
+#: Features of a row that is short, and rows of a block of rows put together from such.
+_VECTOR, _WIDE_BLOCK_ROWS = 16, 64
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
 
@@ -19,13 +20,35 @@ _CACHED_NUMBERS = 2**20
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:
     """``weights @ X``."""
     (K, n), p = weights.shape, X.shape[1]
-    is_small = p <= _VECTOR or K * n * p <= _SMALL_BLOCK_ROWS * _CACHED_NUMBERS
+    side = _side_by_side(K, n, p)
+    if side > 1:  # each is weighted by the weights of all, and only what its own give is kept
+        weights = weights.reshape(K, -1, side).swapaxes(1, 2).reshape(K * side, -1)
+        weights, wide = jax.lax.optimization_barrier(weights), X.reshape(-1, side * p)
+        sums = _block_sums(weights, wide, _n_blocks(n // side, _WIDE_BLOCK_ROWS))
+        return jnp.einsum("kiip->kp", sums.reshape(K, side, side, p))
     n_blocks = _n_blocks(n)
-    if is_small and n > BLOCK_ROWS:
+    if K > 1 and n > BLOCK_ROWS and K * n * p <= _SMALL_BLOCK_ROWS * _CACHED_NUMBERS:
         n_blocks = max(n_blocks, _n_blocks(n, _SMALL_BLOCK_ROWS))
+    return _block_sums(weights, X, n_blocks)
+
+
+def _block_sums(
+    weights: Float[Array, "K n"], X: Float[Array, "n p"], n_blocks: int
+) -> Float[Array, "K p"]:
+    (K, _), p = weights.shape, X.shape[1]
     weights = weights.reshape(K, n_blocks, -1)
     sums = jnp.einsum("kbn,bnp->bkp", weights, X.reshape(n_blocks, -1, p))
     return jnp.sum(sums, axis=0)
+
+
+def _side_by_side(K: int, n: int, p: int) -> int:
+    """How many short rows to take as one: of rows no longer than a vector, products take up to four
+    times as long."""
+    least = _VECTOR if K > 1 else 2 * _VECTOR
+    if n <= BLOCK_ROWS or p > least or K > _VECTOR:
+        return 1
+    side = max(2, 1 << (-(-least // p) - 1).bit_length())
+    return side if n % side == 0 else 1
 
 
 def row_squares(weight: Float[Array, " n"], X: Float[Array, "n p"]) -> Float[Array, " p"]:

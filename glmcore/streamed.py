@@ -65,7 +65,7 @@ class StreamedProblem(Problem):
             sample=sample,
             n_used=jnp.asarray(survey.n_used),
             coordinates=sample.coordinates,
-            observations=model.observations,
+            observations=sample.observations,
             penalty=model.penalty,
             mask=sample.mask,
             inverse_link=model.inverse_link,

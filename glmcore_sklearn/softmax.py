@@ -131,7 +131,7 @@ def make_solver(solver, penalty, size, tol, max_iter, random_state=None, path=Fa
     kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size, path=path)
     if random_state is not None and "seed" in inspect.signature(kind).parameters:
         settings["seed"] = check_random_state(random_state).randint(2**31 - 1)
-    return names.make_solver(kind, settings)
+    return kind(**settings)
 
 
 def precision(dtype):

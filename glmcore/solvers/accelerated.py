@@ -90,8 +90,8 @@ class AcceleratedCache(eqx.Module):
     """Linear predictors of the current and the previous point on these rows, and the best optimality
     residual and objective so far."""
 
-    eta: Float[Array, "K n"]
-    previous_eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
+    previous_eta: Float[Array, "C n"]
     best: Float[Array, ""]
     lowest: Float[Array, ""]
     since_best: Int[Array, ""]
@@ -126,7 +126,7 @@ class AbstractAccelerated(AbstractSolver):
         """Proximal operator of the rest."""
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> AcceleratedState:
         loss, _ = problem.curvature()
         # 1 / curvature of one feature: an optimistic start that the line search corrects.
@@ -201,7 +201,7 @@ class AbstractAccelerated(AbstractSolver):
         self,
         problem: Problem,
         ahead: GLMParams,
-        eta_ahead: Float[Array, "K n"],
+        eta_ahead: Float[Array, "C n"],
         gradient: GLMParams,
         given: Float[Array, ""],
     ) -> "_Trial":
@@ -242,6 +242,6 @@ class AbstractAccelerated(AbstractSolver):
 class _Trial(eqx.Module):
     stepsize: Float[Array, ""]
     params: GLMParams
-    eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]

@@ -90,7 +90,7 @@ class AbstractSolver(eqx.Module):
     carries_predictor: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
+    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]) -> Any:
         """State before the first step; ``eta`` is the linear predictor of ``params``."""
 
     @abc.abstractmethod

@@ -38,7 +38,7 @@ class InverseHessian(AbstractMemory):
         return cls(matrix, matrix)
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
     ) -> GLMParams:
         flat, unravel = ravel_pytree(gradient)
         return unravel(-(self.matrix @ flat))
@@ -86,7 +86,7 @@ class BFGS(AbstractDescent):
     slope_left = 0.9
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> InverseHessian:
         return InverseHessian.of(Preconditioner.shared(problem, eta))
 

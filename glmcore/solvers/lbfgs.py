@@ -13,7 +13,7 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Preconditioner, affords_classes
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes, n_blocks
 from glmcore.solvers.refresh import Refresh
 from glmcore.tree import as_count
 
@@ -30,7 +30,7 @@ class PreconditionedPairs(AbstractMemory):
     pairs: Pairs
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
     ) -> GLMParams:
         slope, unravel = ravel_pytree(gradient)
         smooth, _ = ravel_pytree(self.preconditioner.apply(gradient))
@@ -80,12 +80,12 @@ class LBFGS(AbstractDescent):
     slope_left = 0.9
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> PreconditionedPairs:
         # With all probabilities alike, as they are at the start, so are the blocks of the classes.
         preconditioner = Preconditioner.shared(problem, eta)
         if affords_classes(problem):
-            preconditioner = preconditioner.repeated(eta.shape[0])
+            preconditioner = preconditioner.repeated(n_blocks(problem.present.size))
         pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
         return PreconditionedPairs(preconditioner, pairs)
 

@@ -33,7 +33,7 @@ class AbstractMemory(eqx.Module):
 
     @abc.abstractmethod
     def direction(
-        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
     ) -> GLMParams:
         """Minus an inverse Hessian times the gradient of the objective where the linear
         predictor is ``eta``."""
@@ -57,7 +57,7 @@ class DescentCache(eqx.Module):
     the parameters, when its largest entry was ``widest``; that it was ``anchored`` so many times.
     """
 
-    eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
     gradient: GLMParams
     direction: GLMParams
     slope: Float[Array, ""]
@@ -75,7 +75,7 @@ class DescentCache(eqx.Module):
     @classmethod
     def of(
         cls,
-        eta: Float[Array, "K n"],
+        eta: Float[Array, "C n"],
         objective: Float[Array, ""],
         gradient: GLMParams,
         direction: GLMParams,
@@ -106,7 +106,7 @@ class AbstractDescent(AbstractSolver):
 
     @abc.abstractmethod
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> AbstractMemory:
         """The memory before the first step."""
 
@@ -199,7 +199,7 @@ class _Trial(eqx.Module):
     low_slope: Float[Array, ""]
     high: Float[Array, ""]
     objective: Float[Array, ""]
-    residual: Float[Array, "K n"]
+    residual: Float[Array, "C n"]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]
 
@@ -246,7 +246,7 @@ def _line_search(
     problem: Problem,
     params: GLMParams,
     cache: DescentCache,
-    change: Float[Array, "K n"],
+    change: Float[Array, "C n"],
     slope_left: float,
 ) -> _Trial:
     """Strong Wolfe conditions, the first up to the rounding error of the objective."""

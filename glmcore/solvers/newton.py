@@ -41,7 +41,7 @@ class Curvature(AbstractMemory):
     damping: Float[Array, ""]
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
     ) -> GLMParams:
         if _has_factor(gradient):
             return _by_factor(problem, eta, gradient, self.damping)
@@ -61,7 +61,7 @@ def _has_factor(params: GLMParams) -> bool:
 
 
 def _by_factor(
-    problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, damping: Float[Array, ""]
+    problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, damping: Float[Array, ""]
 ) -> GLMParams:
     """The direction from a Cholesky factor of the Hessian."""
     slope = stacked(gradient).T
@@ -80,13 +80,14 @@ def _by_factor(
     return unstacked(-(jnp.where(usable, newton, scaled) / length).reshape(K, p).T)
 
 
-def dense_hessian(problem: Problem, eta: Float[Array, "K n"]) -> Float[Array, "d d"]:
+def dense_hessian(problem: Problem, eta: Float[Array, "C n"]) -> Float[Array, "d d"]:
     """The Hessian where the linear predictor is ``eta``, class by class and in each the intercept
     last; bent up along the level of the classes where loss and penalty are flat."""
     sample = Sample.of(problem, eta, HESSIAN_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
     weights = sample.weight[None, None, :] * sample.hessian
-    hessian = row_products(weights, sample.design).swapaxes(1, 2).reshape(size, size)
+    products = problem.between_outputs(row_products(weights, sample.design).transpose(2, 3, 0, 1))
+    hessian = products.transpose(2, 0, 3, 1).reshape(size, size)
     loss = jnp.mean(diagonal_of(hessian).reshape(K, p), axis=0)
     level, along = level_curvature(problem, sample.penalty, loss)
     stand_in = along - jnp.mean(sample.penalty, axis=1)
@@ -110,7 +111,7 @@ class _Solution(eqx.Module):
 
 
 def _by_products(
-    problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams, curvature: Curvature
+    problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, curvature: Curvature
 ) -> GLMParams:
     """The direction from preconditioned conjugate gradients on all rows, the more exact the
     closer the minimum (Nocedal & Wright, Numerical Optimization, algorithm 7.1)."""
@@ -187,7 +188,7 @@ class Newton(AbstractDescent):
     slope_left = 0.9
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> Curvature:
         zero = jnp.zeros_like(params.intercept[0])
         return Curvature(zero if _has_factor(params) else problem.null_optimality(), zero)

@@ -28,7 +28,7 @@ class Conjugate(AbstractMemory):
     gamma: Float[Array, ""]
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "K n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
     ) -> GLMParams:
         steepest = jax.tree.map(
             lambda g: -self.gamma * g, self.preconditioner.apply(gradient)
@@ -79,7 +79,7 @@ class NonlinearCG(AbstractDescent):
     slope_left = 0.1
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> Conjugate:
         one = jnp.ones((), params.intercept.dtype)
         return Conjugate(Preconditioner.shared(problem, eta), jax.tree.map(jnp.zeros_like, params), 0 * one, one)

@@ -67,7 +67,7 @@ class Optax(AbstractSolver):
         optax = sys.modules.get("optax")
         return optax is not None and isinstance(value, optax.GradientTransformation)
 
-    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]) -> Any:
+    def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]) -> Any:
         return self.transformation.init(problem.coordinates.to_user(params))
 
     def evaluate(

@@ -47,14 +47,19 @@ def affords_classes(problem: Problem) -> bool:
 
 def class_rows(n: int, p: int, K: int) -> int:
     """Rows for the Gram matrices of a problem of this size, one a class; 0 where they cost too much."""
-    rows = gram_rows(p)
-    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
+    rows, blocks = gram_rows(p), n_blocks(K)
+    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * blocks) // (blocks * (p + 1) ** 2)
     enough = min(n, rows)
     if K >= _MANY_CLASSES:
         enough = min(enough, max(_CLASS_ROWS_PER_FEATURE * (p + 1), _ROWS_PER_CLASS * K))
     if p > _GRAM_FEATURES or paid < enough:
         return 0
     return min(rows, _ROWS_STEP * -(-paid // _ROWS_STEP))
+
+
+def n_blocks(K: int) -> int:
+    """Blocks of so many classes: both of two bend alike."""
+    return 1 if K == 2 else K
 
 
 class Preconditioner(eqx.Module):
@@ -75,18 +80,19 @@ class Preconditioner(eqx.Module):
     mask: Optional[Bool[Array, "p K"]]
 
     @classmethod
-    def of(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
+    def of(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
         """The model at the parameters whose linear predictor is ``eta``."""
-        rows = class_rows(problem.n_rows, *problem.coordinates.scale.shape)
-        if not rows:
-            return cls.shared(problem, eta)
+        (p, K) = problem.coordinates.scale.shape
+        rows = class_rows(problem.n_rows, p, K)
+        if not rows or n_blocks(K) == 1:
+            return cls.shared(problem, eta, rows)
         sample, curvature = _sample(problem, eta, rows)
         return cls._from(problem, sample, curvature, sample.penalty.T)
 
     @classmethod
-    def shared(cls, problem: Problem, eta: Float[Array, "K n"]) -> "Preconditioner":
+    def shared(cls, problem: Problem, eta: Float[Array, "C n"], rows: int = 0) -> "Preconditioner":
         """The same with one block for all classes."""
-        sample, curvature = _sample(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
+        sample, curvature = _sample(problem, eta, rows or gram_rows(problem.coordinates.scale.shape[0]))
         mean, penalty = jnp.mean(curvature, axis=0), jnp.mean(sample.penalty, axis=1)
         return cls._from(problem, sample, mean[None, :], penalty[None, :])
 
@@ -162,12 +168,12 @@ def gram_rows(p: int) -> int:
 
 
 def _sample(
-    problem: Problem, eta: Float[Array, "K n"], n_rows: int
+    problem: Problem, eta: Float[Array, "C n"], n_rows: int
 ) -> tuple[Sample, Float[Array, "K m"]]:
     """Rows for the Gram matrix, and what they bend in every class: as the directions in which
     the classes add up to zero see it, hence the factor."""
     sample = Sample.of(problem, eta, n_rows)
-    K = eta.shape[0]
+    K = problem.present.size
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 
 

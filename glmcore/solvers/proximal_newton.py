@@ -39,7 +39,7 @@ class ProximalNewtonState(eqx.Module):
 class ProximalNewtonCache(eqx.Module):
     """Linear predictor and gradient of the loss on these rows."""
 
-    eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
     loss: Float[Array, ""]
     gradient: GLMParams
     best: Float[Array, ""]
@@ -92,7 +92,7 @@ class ProximalNewton(AbstractSolver):
     needs_smooth = False
 
     def init(
-        self, problem: Problem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> ProximalNewtonState:
         none = jnp.zeros((), jnp.int32)
         return ProximalNewtonState(
@@ -291,9 +291,9 @@ def _by_products(
 
 class _Trial(eqx.Module):
     params: GLMParams
-    eta: Float[Array, "K n"]
+    eta: Float[Array, "C n"]
     loss: Float[Array, ""]
-    residual: Float[Array, "K n"]
+    residual: Float[Array, "C n"]
     share: Float[Array, ""]
     slope: Float[Array, ""]
     accepted: Bool[Array, ""]

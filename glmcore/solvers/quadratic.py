@@ -96,7 +96,7 @@ class Quadratic(eqx.Module):
         )
 
     def anew(
-        self, problem: Problem, eta: Float[Array, "K n"], score: Float[Array, "p1 K"], size: int
+        self, problem: Problem, eta: Float[Array, "C n"], score: Float[Array, "p1 K"], size: int
     ) -> "Quadratic":
         """The Hessian of the ``size`` entries of largest ``score``, at the linear predictor ``eta``."""
         entries, capacity = self.entries, len(self.hessian)
@@ -297,10 +297,10 @@ def minimise(
 
 
 def _hessian(
-    problem: Problem, eta: Float[Array, "K n"], entries: Entries, size: int
+    problem: Problem, eta: Float[Array, "C n"], entries: Entries, size: int
 ) -> Float[Array, "c c"]:
     X, y, weight, eta = problem.sampled(eta, max(_HESSIAN_ROWS, _ROWS_PER_ENTRY * size))
-    scale, n_classes = problem.stretch, eta.shape[0]
+    scale, n_classes = problem.stretch, problem.present.size
     if size == scale.size + n_classes:
         whole = _whole_hessian(problem, X, weight[None, None, :] * problem.hessian(eta, y))
         if entries.index is None:
@@ -313,13 +313,15 @@ def _hessian(
     number = entries.number(size)
     columns = features[number // n_classes] * scale[:, None]
     label = number % n_classes
-    weighted = columns * weight[None, :]
+    weighted, bends = columns * weight[None, :], problem.hessian(eta, y)
+    if len(bends) == 1:
+        sign = problem.observations.contrasts(jnp.eye(n_classes, dtype=eta.dtype))[:, 0][label]
+        return (weighted * bends[0]) @ columns.T * sign[:, None] * sign[None, :]
     if problem.shift_invariant:  # of the softmax it is diagonal but for one product
-        proba = problem.proba(eta)[label]
+        proba = jax.nn.softmax(problem.without_absent(eta), axis=0)[label]
         bent = weighted * proba
         own = jnp.where(label[:, None] == label[None, :], bent @ columns.T, 0)
         return own - bent @ (columns * proba).T
-    bends = problem.hessian(eta, y)
     total = jnp.zeros((size, size), eta.dtype)
     for other in range(n_classes):
         product = (weighted * bends[other][label]) @ columns.T
@@ -328,7 +330,7 @@ def _hessian(
 
 
 def _whole_hessian(
-    problem: Problem, X: Float[Array, "m p"], bends: Float[Array, "K K m"]
+    problem: Problem, X: Float[Array, "m p"], bends: Float[Array, "C C m"]
 ) -> Float[Array, "c c"]:
     """That of all entries, of which any two classes need only one product."""
     scale = problem.stretch
@@ -337,7 +339,8 @@ def _whole_hessian(
     share = jnp.concatenate([share, jnp.ones_like(scale[:1])]).ravel()
     intercept = jnp.full_like(X[:, :1], problem.fit_intercept)
     design = jnp.concatenate([X * most[None, :], intercept], axis=1)
-    hessian = row_products(bends, design).transpose(2, 0, 3, 1).reshape(share.size, share.size)
+    products = problem.between_outputs(row_products(bends, design).transpose(2, 3, 0, 1))
+    hessian = products.transpose(0, 2, 1, 3).reshape(share.size, share.size)
     return hessian * share[:, None] * share[None, :]
 
 

@@ -16,12 +16,12 @@ class Sample(eqx.Module):
 
     design: Float[Array, "m p1"]
     weight: Float[Array, " m"]
-    hessian: Float[Array, "K K m"]
+    hessian: Float[Array, "C C m"]
     curvature: Float[Array, "K m"]
     penalty: Float[Array, "p1 K"]
 
     @classmethod
-    def of(cls, problem: Problem, eta: Float[Array, "K n"], least: int) -> "Sample":
+    def of(cls, problem: Problem, eta: Float[Array, "C n"], least: int) -> "Sample":
         X, y, weight, eta = problem.sampled(eta, least)
         scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
         intercept = jnp.full_like(weight[:, None], problem.fit_intercept)

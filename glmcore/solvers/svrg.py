@@ -132,7 +132,7 @@ class AbstractSVRG(AbstractSolver):
     seed: eqx.AbstractVar[Any]
 
     @abc.abstractmethod
-    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "C n"]) -> Metric:
         """Stand-in for the inverse Hessian, in units of the loss curvature of one feature."""
 
     @abc.abstractmethod
@@ -146,7 +146,7 @@ class AbstractSVRG(AbstractSolver):
         """One inner step along an estimate of the gradient of the loss."""
 
     def init(
-        self, problem: DenseProblem, params: GLMParams, eta: Float[Array, "K n"]
+        self, problem: DenseProblem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> SVRGState:
         metric = self.metric(problem, eta)
         default = _default_stepsize(problem, metric, self._batch(problem))
@@ -343,7 +343,7 @@ class SVRG(AbstractSVRG):
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = True
 
-    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "C n"]) -> Metric:
         preconditioner = Preconditioner.shared(problem, eta)
         loss, _ = problem.curvature()
         if preconditioner.root is None:
@@ -414,7 +414,7 @@ class ProxSVRG(AbstractSVRG):
     seed: Any = eqx.field(default=0, converter=as_int)
     needs_smooth = False
 
-    def metric(self, problem: DenseProblem, eta: Float[Array, "K n"]) -> Metric:
+    def metric(self, problem: DenseProblem, eta: Float[Array, "C n"]) -> Metric:
         return Metric()  # the prox has a closed form for no other
 
     def widest(self, problem: DenseProblem) -> int:
