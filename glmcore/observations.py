@@ -200,18 +200,19 @@ class Categorical(AbstractObservations):
             return moved - value - jnp.sum(residual * change, axis=0)
         # log E exp(z) for the centred change z, without the cancellation that the difference
         # of two log-likelihoods suffers: E z = 0, so E exp(z) - 1 = E (expm1(z) - z).
-        proba = _softmax(eta)
+        shifted, total = _shifted(eta)
+        proba = jnp.exp(shifted) / total[None]
         z = change - _over_classes(jnp.add, proba * change, spread=True)[None]
-        # Beyond `far` the exponential would overflow in a sum; there nothing cancels.
-        far = _over_classes(jnp.maximum, z, spread=True)
-        shift = jnp.where(far > 1, far, 0)
         small = jnp.abs(z) < 0.1
         s = jnp.where(small, z, 0)
         series = s * s * (1 / 2 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s / 720))))
         excess = jnp.where(small, series, jnp.expm1(jnp.minimum(z, 1)) - jnp.minimum(z, 1))
         near = jnp.log1p(_over_classes(jnp.add, proba * excess))
-        sums = _over_classes(jnp.add, proba * jnp.exp(z - shift[None]))
-        return jnp.where(far > 1, shift + jnp.log(sums), near)
+        # Far away nothing cancels, and a class may gain whose probability is as good as 0.
+        far, moved = _over_classes(jnp.maximum, z), shifted + z
+        top = _over_classes(jnp.maximum, moved, spread=True)
+        sums = _over_classes(jnp.add, jnp.exp(moved - top[None]))
+        return jnp.where(far > 1, top + jnp.log(sums) - jnp.log(total), near)
 
     def hessian(
         self, eta: Float[Array, "K n"], y: Integer[Array, " n"], inverse_link: InverseLink = None
@@ -359,9 +360,15 @@ def _over_classes(
     return few()
 
 
+def _shifted(eta: Float[Array, "K *n"]) -> tuple[Float[Array, "K *n"], Float[Array, "*n"]]:
+    """``eta`` minus the largest of its row, and the sum of its exponentials."""
+    shifted = eta - _over_classes(jnp.maximum, eta, spread=True)[None]
+    return shifted, _over_classes(jnp.add, jnp.exp(shifted))
+
+
 def _softmax(eta: Float[Array, "K *n"]) -> Float[Array, "K *n"]:
-    exp = jnp.exp(eta - _over_classes(jnp.maximum, eta, spread=True)[None])
-    return exp / _over_classes(jnp.add, exp)[None]
+    shifted, total = _shifted(eta)
+    return jnp.exp(shifted) / total[None]
 
 
 def are_classes(y: Integer[Array, "*n"], n_classes: int) -> Bool[Array, "*n"]:

@@ -97,7 +97,7 @@ class StreamedProblem(Problem):
 
     def sampled(
         self, eta: Float[Array, "K p1"], least: int
-    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "K m"]]:
+    ) -> tuple[Float[Array, "m p"], Int[Array, " m"], Float[Array, " m"], Float[Array, "C m"]]:
         # All of it, for a pass costs more than what a better Hessian does.
         sample = self.sample
         return sample.X, sample.y, sample.weight, sample.predictor(unstacked(eta.T))

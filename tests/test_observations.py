@@ -215,6 +215,59 @@ def test_divergence_of_an_extreme_change_is_finite(precision):
     eta, change, y = arrays(precision, np.zeros((2, K)), np.array([[1e4, -1e4, 0.0], [200, 0, 0]]), np.array([1, 0]))
     expected = logsumexp(change, axis=1) - np.log(K) - np.mean(change, axis=1)
     np.testing.assert_allclose(divergence(change, eta, y), expected, rtol=1e-4)
+    # And one that brings back a class whose probability had underflowed.
+    there = 150 * jnp.array([[1.0, -1.0, -1.0]], precision)
+    np.testing.assert_allclose(divergence(-2 * there, there, y[:1]), [300 + np.log(2)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 3.0, 60.0, 1e4])
+def test_two_classes_by_their_contrast_are_what_they_are_one_by_one(size, precision):
+    both, pair = Categorical(2), Categorical(2).contrasted()
+    eta, change = (size * RNG.standard_normal((2, N)).astype(precision) for _ in range(2))
+    y = jnp.asarray(Y % 2)
+    own, seen = (eta, change), [jax.jit(pair.contrasts)(v.T).T for v in (eta, change)]
+    assert seen[0].shape == (1, N)
+
+    def every(model, eta, change):
+        found = model.value_and_residual(eta, y)
+        return *found, model.divergence(change, eta, y), model.hessian(eta, y), model.curvature(eta, y)
+
+    value, residual, divergence, hessian, curvature = jax.jit(functools.partial(every, pair))(*seen)
+    expected = jax.jit(functools.partial(every, both))(*own)
+    between = pair.outputs(pair.outputs(hessian.T).mT).mT.T
+    found = value, pair.outputs(residual.T).T, divergence, between, curvature
+    for one, other in zip(found, expected):
+        assert one.dtype == precision and one.shape == other.shape
+        scale = np.maximum(1, np.max(np.abs(other)))
+        np.testing.assert_allclose(one, other, rtol=0, atol=20 * np.finfo(precision).eps * scale)
+    # A label that is nearly certain keeps its relative accuracy.
+    ahead = np.where(y == 1, 1, -1) * np.asarray(seen[0][0], np.float64)
+    expected = np.logaddexp(0, -ahead)
+    tiny = np.finfo(precision).tiny
+    np.testing.assert_allclose(value, expected, rtol=60 * np.finfo(precision).eps, atol=tiny)
+    expected = np.exp(-np.logaddexp(0, ahead)) * np.where(y == 1, -1, 1)
+    rtol = (60 + 2 * size) * np.finfo(precision).eps  # of the contrast itself
+    np.testing.assert_allclose(residual[0], expected, rtol=rtol, atol=tiny)
+
+
+def test_two_classes_have_all_derivatives_where_they_tie(x64):
+    pair, y = Categorical(2).contrasted(), jnp.arange(2)
+    found = jax.grad(lambda eta: jnp.sum(pair.value_and_residual(eta, y)[0]))(jnp.zeros((1, 2)))
+    np.testing.assert_allclose(found, [[0.5, -0.5]], rtol=1e-15)
+    derivative = lambda eta: pair.value_and_residual(eta, y)[1]  # noqa: E731
+    for expected in (0.25, 0, -0.125):
+        _, bend = jax.jvp(derivative, (jnp.zeros((1, 2)),), (jnp.ones((1, 2)),))
+        np.testing.assert_allclose(bend, [[expected, expected]], atol=1e-15)
+        derivative = functools.partial(lambda f, eta: jax.jvp(f, (eta,), (jnp.ones_like(eta),))[1], derivative)
+
+
+def test_only_two_classes_under_the_canonical_link_have_one_contrast():
+    two, three = Categorical(2), Categorical(3)
+    assert two.contrasted(cauchit) is two and three.contrasted() is three
+    assert two.contrasted(jax.nn.log_softmax) == two.contrasted()
+    outputs = jnp.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(two.contrasts(outputs), outputs)
+    np.testing.assert_array_equal(two.contrasted().contrasts(outputs), np.ones((3, 1)))
 
 
 def test_null_predictor(precision):

@@ -8,15 +8,19 @@ import pytest
 from glmcore.rows import row_products, row_squares, row_sums, row_triangle
 
 # Few rows, few features, many of both, and rows that no block divides.
-shapes = pytest.mark.parametrize("n, p", [(300, 70), (40_000, 30), (16_384, 80), (17_500, 64), (16_411, 64)])
+sizes = [(300, 70), (40_000, 30), (16_384, 80), (17_500, 64), (16_411, 64)]
+shapes = pytest.mark.parametrize("n, p", sizes)
+# Rows as short as a vector of a CPU, side by side where their number is even.
+short = [(512, 3), (16_384, 1), (16_384, 5), (17_500, 11), (16_411, 4), (8192, 16)]
 
 
-@shapes
+@pytest.mark.parametrize("n, p", [*sizes, *short])
+@pytest.mark.parametrize("n_weights", [1, 2, 18])
 @pytest.mark.parametrize("lanes", [None, 3])
-def test_sums_of_rows(n, p, lanes, x64):
+def test_sums_of_rows(n, p, n_weights, lanes, x64):
     rng = np.random.default_rng(n)
     X = jnp.asarray(rng.standard_normal((n, p)))
-    weights = jnp.asarray(rng.standard_normal((lanes or 1, 2, n)))
+    weights = jnp.asarray(rng.standard_normal((lanes or 1, n_weights, n)))
     if lanes is None:
         found = row_sums(weights[0], X)[None]
     else:
