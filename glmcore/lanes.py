@@ -16,6 +16,7 @@ from glmcore.lockstep import PerLane, Points
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.programs import starting_params
+from glmcore.rows import row_sums
 from glmcore.solvers.preconditioner import gram_rows
 
 
@@ -60,8 +61,9 @@ class Design(eqx.Module):
         return jnp.einsum(product, points, self.columns)
 
     def back(self, residual: Float[Array, "L C n"]) -> Points:
-        product = "lkn,np->lkp" if self.axis is None else "lkn,lnp->lkp"
-        return jnp.einsum(product, residual, self.rows)
+        if self.axis is None:
+            return jnp.einsum("lkn,np->lkp", residual, self.rows)
+        return jax.vmap(row_sums)(residual, self.rows)
 
     def gram(self, weight: Float[Array, "*L B n"]) -> Float[Array, "*L B p1 p1"]:
         """Gram matrices of rows so weighted, from every so-manieth of many rows."""

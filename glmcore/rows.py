@@ -45,7 +45,7 @@ def _side_by_side(K: int, n: int, p: int) -> int:
     """How many short rows to take as one: of rows no longer than a vector, products take up to four
     times as long."""
     least = _VECTOR if K > 1 else 2 * _VECTOR
-    if n <= BLOCK_ROWS or p > least or K > _VECTOR:
+    if n <= _VECTOR**2 or p > least or K > _VECTOR:
         return 1
     side = max(2, 1 << (-(-least // p) - 1).bit_length())
     return side if n % side == 0 else 1
