@@ -82,10 +82,11 @@ class LBFGS(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> PreconditionedPairs:
-        # With all probabilities alike, as they are at the start, so are the blocks of the classes.
+        # With the same probabilities for all samples, as they are at the start, the blocks of the
+        # classes differ in scale only.
         preconditioner = Preconditioner.shared(problem, eta)
-        if affords_classes(problem):
-            preconditioner = preconditioner.repeated(n_blocks(problem.present.size))
+        if affords_classes(problem) and n_blocks(problem.present.size) > 1:
+            preconditioner = preconditioner.repeated()
         pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
         return PreconditionedPairs(preconditioner, pairs)
 

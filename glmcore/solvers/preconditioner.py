@@ -4,7 +4,8 @@ The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K 
 that the model keeps the diagonal of H_i: the Gram matrix of the features, weighted for each class
 by ``p_k (1 - p_k)``.  What it leaves out acts mostly along the level of the classes, to which the
 loss is blind; so the level is taken out before and after, unless the penalty holds it.  Where a
-block a class costs too much, all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992).
+block a class costs too much, all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992),
+stretched for each class to the diagonal of its own.
 """
 
 from typing import Optional
@@ -65,14 +66,16 @@ def n_blocks(K: int) -> int:
 class Preconditioner(eqx.Module):
     """Inverse of a model of the Hessian.
 
-    ``root`` holds the inverse of a Cholesky factor of each class's block (or of the one that they
-    share), in which the intercept comes last.  With too many features it is None and the inverse
+    ``root`` holds the inverse of a Cholesky factor of each class's block, in which the intercept
+    comes last, or of one that they share; then the inverse is multiplied from both sides by the
+    ``scale`` of each class.  With too many features it is None and the inverse
     is that of ``diagonal``.  Along the unit vector ``level`` of each feature, 0 where the level of
     the classes is not free, it is that of ``level_curvature``, of which ``stand_in`` is not the
     penalty's.
     """
 
     root: Optional[Float[Array, "blocks p1 p1"]]
+    scale: Optional[Float[Array, "p1 K"]]
     diagonal: Float[Array, "p1 K"]
     level: Float[Array, "p1 K"]
     level_curvature: Float[Array, " p1"]
@@ -93,8 +96,16 @@ class Preconditioner(eqx.Module):
     def shared(cls, problem: Problem, eta: Float[Array, "C n"], rows: int = 0) -> "Preconditioner":
         """The same with one block for all classes."""
         sample, curvature = _sample(problem, eta, rows or gram_rows(problem.coordinates.scale.shape[0]))
-        mean, penalty = jnp.mean(curvature, axis=0), jnp.mean(sample.penalty, axis=1)
-        return cls._from(problem, sample, mean[None, :], penalty[None, :])
+        mean, penalty = jnp.mean(curvature, axis=0)[None, :], jnp.mean(sample.penalty, axis=1)[None, :]
+        model = cls._from(problem, sample, mean, penalty)
+        if model.root is None:
+            return model
+        own = mean if n_blocks(len(curvature)) == 1 else curvature
+        squares = jnp.square(sample.design)
+        shared, own = (_not_flat(sample.weight, sample.weight[None, :] * bend) @ squares for bend in (mean, own))
+        own, shared = own + sample.penalty.T, shared + penalty
+        scale = jnp.sqrt(jnp.where(own > 0, shared / jnp.where(own > 0, own, 1), 1))
+        return eqx.tree_at(lambda m: m.scale, model, scale.T, is_leaf=lambda x: x is None)
 
     @classmethod
     def _from(
@@ -111,12 +122,12 @@ class Preconditioner(eqx.Module):
         root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
             root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
-        return cls(root, loss + sample.penalty, level, along, stand_in, problem.mask)
+        return cls(root, None, loss + sample.penalty, level, along, stand_in, problem.mask)
 
-    def repeated(self, n_classes: int) -> "Preconditioner":
-        """The same with the shared block once for each class."""
-        root = jnp.broadcast_to(self.root, (n_classes, *self.root.shape[1:]))
-        return eqx.tree_at(lambda m: m.root, self, root)
+    def repeated(self) -> "Preconditioner":
+        """The same with a block for each class: stretched half as far, for where blocks change soon
+        the first steps of rare classes would go too far."""
+        return eqx.tree_at(lambda m: (m.root, m.scale), self, (self.root * jnp.sqrt(self.scale).T[:, None, :], None))
 
     def flat_bend(self, direction: GLMParams) -> GLMParams:
         """What the model adds to the Hessian times ``direction`` along the level of the classes:
@@ -136,8 +147,8 @@ class Preconditioner(eqx.Module):
     def _solve(self, stacked: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
         if self.root is None:
             return stacked / self.diagonal
-        if self.root.shape[0] == 1:
-            return self.root[0].T @ (self.root[0] @ stacked)
+        if self.scale is not None:
+            return self.scale * (self.root[0].T @ (self.root[0] @ (self.scale * stacked)))
         columns = stacked.T[:, :, None]
         return (self.root.mT @ (self.root @ columns))[:, :, 0].T
 
