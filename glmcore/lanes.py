@@ -68,8 +68,14 @@ class Design(eqx.Module):
     def gram(self, weight: Float[Array, "*L B n"]) -> Float[Array, "*L B p1 p1"]:
         """Gram matrices of rows so weighted, from every so-manieth of many rows."""
         stride = -(-weight.shape[-1] // gram_rows(self.rows.shape[-1]))
-        weighted = weight[..., None, ::stride] * self.columns[..., None, :, ::stride]
-        return jnp.einsum("...bpn,...nq->...bpq", weighted, self.rows[..., ::stride, :])
+        parts = weight[..., ::stride], self.columns[..., ::stride], self.rows[..., ::stride, :]
+
+        def gram(parts: tuple) -> Float[Array, "B p1 p1"]:
+            weight, columns, rows = parts
+            return jnp.einsum("bpn,nq->bpq", weight[:, None, :] * columns[None], rows)
+
+        # One lane after the other: their weighted copies stay in a cache.
+        return gram(parts) if self.axis is None else jax.lax.map(gram, parts)
 
 
 class Lanes(eqx.Module):
