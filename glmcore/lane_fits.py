@@ -24,6 +24,9 @@ from glmcore.solvers.refresh import Refresh
 
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
+#: Steps that have to be left for each column of the design, at the pace so far, for new Gram matrices
+#: of lanes with features of their own: they take about half as long as so many steps.
+_STEPS_A_COLUMN = 0.4
 #: What the gap is multiplied by that is predicted from an inverse Hessian that all lanes share.
 _CAUTION = 4
 
@@ -140,8 +143,18 @@ def _minimise(
 
         return lanes.each(one, Found(objective, lanes.residual(gradient), gap_of(slope), yard))
 
+    def is_far(at: Lockstep) -> Bool[Array, ""]:
+        def left(lane: Lane, problem: Problem, null, residual, n_iter, yardstick):
+            pace = jnp.log(null / residual) / n_iter
+            return jnp.log(residual / (lane.solver.tol * yardstick)) / jnp.maximum(pace, 1e-3)
+
+        steps = lanes.each(left, null, lanes.residual(at.gradient), at.n_iter, yard)
+        counts = at.under_way & jnp.isfinite(steps)
+        return jnp.mean(steps, where=counts) > _STEPS_A_COLUMN * start.shape[-1]
+
+    has_own = is_null and lanes.design.axis is not None
     at_start = lanes.penalised(start, *at_null) if is_null else None
-    end = descend(lanes.objective, model, refresh, arrived, start, at_start)
+    end = descend(lanes.objective, model, refresh, arrived, start, at_start, is_far if has_own else None)
     return end, Found(end.objective, lanes.residual(end.gradient), gap_of(end.slope), yard)
 
 

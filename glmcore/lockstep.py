@@ -75,6 +75,7 @@ def descend(
     arrived: Callable[[PerLane, Points, PerLane], Bool[Array, " L"]],
     start: Points,
     at_start: Optional[tuple[PerLane, Points]],
+    is_far: Optional[Callable[[Lockstep], Bool[Array, ""]]],
 ) -> Lockstep:
     """Steps until every lane has arrived, has failed, or is left behind.
 
@@ -94,6 +95,8 @@ def descend(
         Where each lane starts.
     at_start : tuple of arrays, optional
         What ``evaluate`` finds at ``start``, if that is known.
+    is_far : callable, optional
+        Whether the lanes have so many steps before them that the model is made anew.
     """
 
     def look(at: Lockstep, trial: Points) -> tuple[PerLane, Points]:
@@ -137,7 +140,7 @@ def descend(
         lambda at: at.count,
         lambda at: at.worth_a_step,
         step,
-        lambda at: at.worth_a_step & at.mostly_under_way,
+        lambda at: at.worth_a_step & at.mostly_under_way & (True if is_far is None else is_far(at)),
         lambda at: _renewed(at, refresh.anew(at.points)),
     )
     return jax.lax.while_loop(lambda at: at.worth_a_step, stretch, at)
