@@ -97,8 +97,8 @@ def problems(quick: bool = False) -> list[Problem]:
     """The table; ``quick`` divides the rows of the synthetic ones by 50, to try the machinery."""
     shrink = 50 if quick else 1
     iris, digits = partial(standardised, load_iris), partial(standardised, load_digits)
-    shapes = (100_000, 100, 5), (60_000, 784, 10), (1_000_000, 20, 3), (1_000_000, 5, 3), (30_000, 100, 20)
-    tall, wide, many, narrow, divided = (partial(synthetic, n // shrink, p, K) for n, p, K in shapes)
+    shapes = (100_000, 100, 5), (60_000, 784, 10), (1_000_000, 20, 3), (1_000_000, 5, 3), (30_000, 100, 20), (100_000, 20, 2)
+    tall, wide, many, narrow, divided, binary = (partial(synthetic, n // shrink, p, K) for n, p, K in shapes)
     sparse = partial(synthetic, 20_000 // shrink, 100, 5, informative=0.1)
     return [
         Problem("iris", iris, "ridge", 1e-3),
@@ -108,6 +108,7 @@ def problems(quick: bool = False) -> list[Problem]:
         Problem("1000000x20x3", many, "ridge", 1e-3),
         Problem("1000000x5x3", narrow, "ridge", 1e-3),
         Problem("30000x100x20", divided, "ridge", 1e-3),
+        Problem("100000x20x2", binary, "ridge", 1e-3),
         Problem("digits-lasso-0.05", digits, "lasso", 0.05),
         Problem("digits-lasso-0.01", digits, "lasso", 0.01),
         Problem("20000x100x5-lasso-0.05", sparse, "lasso", 0.05),

@@ -25,8 +25,9 @@ from glmcore.solvers.refresh import Refresh
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
 #: Steps that have to be left for each column of the design, at the pace so far, for new Gram matrices
-#: of lanes with features of their own: they take about half as long as so many steps.
-_STEPS_A_COLUMN = 0.4
+#: of lanes with features of their own, which take about half as long as so many steps; and the pace
+#: below which, or where a residual has grown, a lane counts as far.
+_STEPS_A_COLUMN, _LEAST_PACE = 0.4, 1e-3
 #: What the gap is multiplied by that is predicted from an inverse Hessian that all lanes share.
 _CAUTION = 4
 
@@ -40,7 +41,8 @@ class Common(NamedTuple):
     coordinates: Coordinates
     start: Optional[Float[Array, "K p1"]] = None
     inverse: Optional[Float[Array, "d d"]] = None
-    root: Optional[Float[Array, "K p1 p1"]] = None
+    root: Optional[Float[Array, "blocks p1 p1"]] = None
+    scale: Optional[Float[Array, "p1 K"]] = None
 
 
 def prepare(args, batched, nearby: Optional[GLMParams]) -> Common:
@@ -71,7 +73,7 @@ def _around(args, batched, common: Common) -> Common:
         return root.T @ root
 
     model, _ = hessian_models(lanes, start, is_null=False)
-    return common._replace(start=start[0], inverse=lanes.each(inverse, start)[0], root=model.root)
+    return common._replace(start=start[0], inverse=lanes.each(inverse, start)[0], root=model.root, scale=model.scale)
 
 
 def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitResult, Any]:
@@ -89,7 +91,8 @@ def fit_chunk(args, batched, size: int, common: Optional[Common]) -> tuple[FitRe
     else:
         models = hessian_models(lanes, start, is_null)
     end, found = _minimise(lanes, start, is_null, *models, _CAUTION if is_near else 1)
-    result, held = _results(lanes, end, found, None if is_near else end.model.root)
+    root, scale = (None, common.scale) if is_near else (end.model.root, end.model.scale)
+    result, held = _results(lanes, end, found, root, scale)
     in_time = end.n_iter <= lanes.lane.solver.maxiter
     return result, end.arrived & result.converged & held & measured & in_time
 
@@ -146,32 +149,40 @@ def _minimise(
     def is_far(at: Lockstep) -> Bool[Array, ""]:
         def left(lane: Lane, problem: Problem, null, residual, n_iter, yardstick):
             pace = jnp.log(null / residual) / n_iter
-            return jnp.log(residual / (lane.solver.tol * yardstick)) / jnp.maximum(pace, 1e-3)
+            return jnp.log(residual / (lane.solver.tol * yardstick)) / jnp.maximum(pace, _LEAST_PACE)
 
+        if lanes.design.axis is None or not is_null:  # one Gram matrix serves all, or the pace is not known
+            return jnp.array(True)
         steps = lanes.each(left, null, lanes.residual(at.gradient), at.n_iter, yard)
         counts = at.under_way & jnp.isfinite(steps)
         return jnp.mean(steps, where=counts) > _STEPS_A_COLUMN * start.shape[-1]
 
-    has_own = is_null and lanes.design.axis is not None
     at_start = lanes.penalised(start, *at_null) if is_null else None
-    end = descend(lanes.objective, model, refresh, arrived, start, at_start, is_far if has_own else None)
+    end = descend(lanes.objective, model, refresh, is_far, arrived, start, at_start)
     return end, Found(end.objective, lanes.residual(end.gradient), gap_of(end.slope), yard)
 
 
 def _results(
-    lanes: Lanes, end: Lockstep, found: Found, root: Optional[Float[Array, "*L K p1 p1"]]
+    lanes: Lanes,
+    end: Lockstep,
+    found: Found,
+    root: Optional[Float[Array, "*L blocks p1 p1"]],
+    scale: Optional[Float[Array, "*L p1 K"]],
 ) -> tuple[FitResult, Bool[Array, " L"]]:
-    """What each lane's fit returns, with ``root`` in its state, if it is given, and whether a penalty holds it.  Where
+    """What each lane's fit returns, with ``root`` and ``scale`` in its state, and whether a penalty holds it.  Where
     some coefficients may be free beside others the data's separability is looked into here, which
     costs all lanes as much as a step."""
 
-    def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root):
+    def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root, scale):
         params = as_params(point)
         state = lane.solver.init(problem, params, problem.predictor(params))
         if isinstance(state, PreconditionedPairs) and state.preconditioner.root is not None:
-            # A Gram matrix for each lane may cost as much as the fits: that of ``init`` is not
-            # computed, since nothing reads it.
-            state = eqx.tree_at(lambda s: s.preconditioner.root, state, root)
+            # A Gram matrix for each lane may cost as much as the fits: those of ``init`` are not
+            # computed, since nothing reads them.
+            model = eqx.tree_at(
+                lambda m: (m.root, m.scale), state.preconditioner, (root, scale), is_leaf=lambda x: x is None
+            )
+            state = PreconditionedPairs(model, state.pairs)
         run = Run(params, state, found, n_iter)
         looks = may_spare_some(problem.penalty)
         result = conclude(Task(problem, lane.solver, found.yardstick, looks, looks_closer=False), run)
@@ -182,7 +193,9 @@ def _results(
 
     if root is not None:
         root = jnp.broadcast_to(root, (lanes.size, *root.shape[-3:]))
-    return lanes.each(one, end.points, end.n_iter, found, root)
+    if scale is not None:
+        scale = jnp.broadcast_to(scale, (lanes.size, *scale.shape[-2:]))
+    return lanes.each(one, end.points, end.n_iter, found, root, scale)
 
 
 def _lanes(args, batched, size: int, common: Optional[Common]):

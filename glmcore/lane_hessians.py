@@ -11,7 +11,7 @@ from glmcore.factors import cholesky, diagonal_of, inverse_lower
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature, n_blocks
+from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature, stretching
 from glmcore.solvers.refresh import Refresh
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
@@ -23,10 +23,11 @@ _LATE_REFRESH = 9
 class Blocks(eqx.Module):
     """The inverse of a model of the Hessian of each lane, see
     :class:`~glmcore.solvers.preconditioner.Preconditioner`, with a block a class: ``inverse`` is
-    what every step needs, and ``root`` that of a preconditioner, of as many blocks as it has."""
+    what every step needs, and ``root`` and ``scale`` those of a preconditioner."""
 
     inverse: Float[Array, "*L K p1 p1"]
     root: Float[Array, "*L blocks p1 p1"]
+    scale: Optional[Float[Array, "*L p1 K"]]
     level: Float[Array, "L K p1"]
     level_curvature: Float[Array, "L p1"]
     mask: Optional[Bool[Array, "L K p1"]]
@@ -70,7 +71,6 @@ def _blocks(lanes: Lanes, eta: Float[Array, "L C n"], shared: bool) -> Blocks:
     penalty and total curvature; lanes of one model share the blocks themselves.
     """
     K = lanes.lane.present.shape[-1]
-    shared |= n_blocks(K) == 1
 
     def bends(_, problem: Problem, eta):
         bend = jnp.maximum(problem.class_curvature(eta, problem.y), 0)
@@ -95,7 +95,9 @@ def _blocks(lanes: Lanes, eta: Float[Array, "L C n"], shared: bool) -> Blocks:
         if lanes.alike:
             loss = mean_lane(loss, finite)
             stretch, penalty = stretch[0], penalty[0]
-    gram = lanes.design.gram(weight) / jnp.sum(weight, axis=-1)[..., None, None]
+    # Both of two classes bend alike.
+    seen = weight[..., :1, :] if eta.shape[1] == 1 else weight
+    gram = lanes.design.gram(seen) / jnp.sum(seen, axis=-1)[..., None, None]
     if gram.ndim == loss.ndim + 1:
         gram = gram[None]
     p1 = penalty.shape[-1]
@@ -105,14 +107,18 @@ def _blocks(lanes: Lanes, eta: Float[Array, "L C n"], shared: bool) -> Blocks:
     bent = loss * stretch[..., None] * gram * stretch[..., None, :] + ridge * eye
     root = _inverse_roots(bent)
     inverse = jnp.broadcast_to(root.mT @ root, (*root.shape[:-3], K, p1, p1))
+    scale = None
     if class_rows(weight.shape[-1], p1 - 1, K):
         root = jnp.broadcast_to(root, inverse.shape)
-    elif not shared:
-        root = _inverse_roots(jnp.mean(bent, axis=-3, keepdims=True))
+    else:
+        mean = jnp.mean(bent, axis=-3, keepdims=True)
+        root = root if shared else _inverse_roots(mean)
+        own, one = (jnp.diagonal(matrices, axis1=-2, axis2=-1) for matrices in (bent, mean))
+        scale = jnp.broadcast_to(jnp.swapaxes(stretching(one, own), -1, -2), (*root.shape[:-3], p1, K))
     mask = None
     if lanes.lane.model.mask is not None:
         mask = lanes.each(lambda _, problem: as_point(problem.masked(1 + 0 * problem.stretch), 1) > 0)
-    return Blocks(inverse, root, level, along, mask)
+    return Blocks(inverse, root, scale, level, along, mask)
 
 
 def mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> Float[Array, "*shape"]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from glmcore.dense import DenseProblem
 from glmcore.lockstep import PerLane, Points
+from glmcore.observations import AbstractObservations
 from glmcore.params import GLMParams
 from glmcore.problem import Problem
 from glmcore.programs import starting_params
@@ -56,11 +57,11 @@ class Design(eqx.Module):
         """The axis of lanes, if every lane has features of its own."""
         return 0 if self.rows.ndim == 3 else None
 
-    def forward(self, points: Points) -> Float[Array, "L C n"]:
+    def forward(self, points: Float[Array, "L C p1"]) -> Float[Array, "L C n"]:
         product = "lkp,pn->lkn" if self.axis is None else "lkp,lpn->lkn"
         return jnp.einsum(product, points, self.columns)
 
-    def back(self, residual: Float[Array, "L C n"]) -> Points:
+    def back(self, residual: Float[Array, "L C n"]) -> Float[Array, "L C p1"]:
         if self.axis is None:
             return jnp.einsum("lkn,np->lkp", residual, self.rows)
         return jax.vmap(row_sums)(residual, self.rows)
@@ -102,15 +103,19 @@ class Lanes(eqx.Module):
         return self.design.axis is None and not any(jax.tree.leaves(self.axes.model))
 
     @property
+    def observations(self) -> AbstractObservations:
+        """What all lanes observe."""
+        model = self.lane.model
+        return model.observations.contrasted(model.inverse_link)
+
+    @property
     def stretch(self) -> Points:
         """Factor from inner coordinates to columns of the design."""
         return self.each(lambda _, problem: as_point(problem.stretch, 1))
 
     def predictor(self, points: Points) -> Float[Array, "L C n"]:
-        def contrasts(_, problem: Problem, point):
-            return problem.observations.contrasts(point.T).T
-
-        return self.design.forward(self.each(contrasts, points * self.stretch))
+        contrasts = self.observations.contrasts
+        return self.design.forward(contrasts((points * self.stretch).mT).mT)
 
     def null_predictor(self) -> Float[Array, "L C n"]:
         """The linear predictor of the null models, without a product."""
@@ -123,8 +128,8 @@ class Lanes(eqx.Module):
         eta, y = jax.lax.optimization_barrier((eta, self.lane.y))
         here = eqx.tree_at(lambda lanes: lanes.lane.y, self, y)
         loss, residual = here.each(lambda _, problem, eta: problem.loss_and_residual(eta), eta)
-        slope = here.each(lambda _, problem, slope: problem.observations.outputs(slope.T).T, self.design.back(residual))
-        return loss, slope * self.stretch
+        gradient = self.observations.outputs(self.design.back(residual).mT).mT
+        return loss, gradient * self.stretch
 
     def objective(self, points: Points) -> tuple[PerLane, Points]:
         """The objective and its gradient."""

@@ -72,10 +72,10 @@ def descend(
     evaluate: Callable[[Points], tuple[PerLane, Points]],
     model: Any,
     refresh: Optional[Refresh],
+    is_far: Callable[[Lockstep], Bool[Array, ""]],
     arrived: Callable[[PerLane, Points, PerLane], Bool[Array, " L"]],
     start: Points,
     at_start: Optional[tuple[PerLane, Points]],
-    is_far: Optional[Callable[[Lockstep], Bool[Array, ""]]],
 ) -> Lockstep:
     """Steps until every lane has arrived, has failed, or is left behind.
 
@@ -88,6 +88,8 @@ def descend(
     refresh : Refresh, optional
         How the model is made anew from the points where the lanes have got to, while most of them
         are under way.
+    is_far : callable
+        Whether then so many steps are left that this pays.
     arrived : callable
         Whether a lane is done, from its objective, its gradient and the slope of its next
         direction.
@@ -95,8 +97,6 @@ def descend(
         Where each lane starts.
     at_start : tuple of arrays, optional
         What ``evaluate`` finds at ``start``, if that is known.
-    is_far : callable, optional
-        Whether the lanes have so many steps before them that the model is made anew.
     """
 
     def look(at: Lockstep, trial: Points) -> tuple[PerLane, Points]:
@@ -140,7 +140,7 @@ def descend(
         lambda at: at.count,
         lambda at: at.worth_a_step,
         step,
-        lambda at: at.worth_a_step & at.mostly_under_way & (True if is_far is None else is_far(at)),
+        lambda at: at.worth_a_step & at.mostly_under_way & is_far(at),
         lambda at: _renewed(at, refresh.anew(at.points)),
     )
     return jax.lax.while_loop(lambda at: at.worth_a_step, stretch, at)

@@ -26,10 +26,10 @@ class AbstractObservations(eqx.Module):
     """The conditional distribution of a sample given its linear predictor ``eta``.
 
     Every method returns one number a sample (or one a sample and class): weights and sums come
-    later.  The class axis of ``eta`` is the last one, but for what a solver calls in its inner
-    loop, from ``value_and_residual`` to ``curvature``: there it is the first, since K long rows
-    vectorise on a CPU and n short ones do not.  A solver calls them of :meth:`contrasted`, whose
-    ``eta`` may have fewer rows than there are outputs.
+    later.  ``eta`` holds the K outputs along its last axis, but for what a solver calls in its inner
+    loop, from ``value_and_residual`` to ``curvature``: there it holds the C contrasts along its
+    first, since long rows vectorise on a CPU and short ones do not.  C is K unless a model overrides
+    ``contrasted``, ``contrasts`` and ``outputs``.
     """
 
     @property
@@ -38,16 +38,17 @@ class AbstractObservations(eqx.Module):
         """Length of the last axis of the linear predictor."""
 
     def contrasted(self, inverse_link: InverseLink = None) -> "AbstractObservations":
-        """The same distribution as a solver sees it: in the C linear combinations of outputs that it
-        depends on, which are the outputs themselves unless a class says otherwise."""
+        """The same distribution as a solver sees it, by contrasts that are fewer than the outputs."""
         return self
 
     def contrasts(self, outputs: Array) -> Array:
-        """What the solver sees of outputs, (..., K) to (..., C)."""
+        """A linear map of the last axis, (..., K) to (..., C), that keeps all on which the likelihood
+        depends."""
         return outputs
 
     def outputs(self, contrasts: Array) -> Array:
-        """The transpose of :meth:`contrasts`, (..., C) to (..., K)."""
+        """The transpose of :meth:`contrasts`, (..., C) to (..., K): a derivative in the contrasts
+        becomes one in the outputs."""
         return contrasts
 
     @abc.abstractmethod
@@ -78,7 +79,8 @@ class AbstractObservations(eqx.Module):
 
     @abc.abstractmethod
     def curvature(self, eta: Array, y: Array, inverse_link: InverseLink = None) -> Array:
-        """Second derivatives in one output each, (K, n) for ``eta`` (C, n)."""
+        """Second derivatives in one output each, (K, n) for ``eta`` (C, n): the diagonal of
+        :meth:`hessian`, brought to outputs."""
 
     @abc.abstractmethod
     def frequencies(self, y: Array, weight: Array) -> Array:
@@ -276,7 +278,7 @@ class _Binary(Categorical):
     """Two classes under the canonical link as a solver sees them: by the one contrast that they
     depend on, how far the linear predictor of class 1 is ahead of that of class 0.
 
-    Half the exponentials, and products with one column.
+    A value and its derivative take one exponential, and a product with the features one column.
     """
 
     def contrasts(self, outputs: Float[Array, "*n 2"]) -> Float[Array, "*n 1"]:

@@ -61,7 +61,8 @@ class Problem(eqx.Module):
     ``weight`` are the labels of the samples and their shares of the total weight, or of groups of
     samples with one label; ``n_rows``, perhaps rounded, is for guesses at what is worth its cost.
     What a solver keeps as the linear predictor is C contrasts of the K outputs: one of two classes,
-    see :meth:`AbstractObservations.contrasts`.  Coefficients where ``mask`` is False are zero: nothing here sees or gives others.
+    see :meth:`AbstractObservations.contrasts`.  Coefficients where ``mask`` is False are zero:
+    nothing here sees or gives others.
     """
 
     y: eqx.AbstractVar[Int[Array, " n"]]
@@ -160,7 +161,7 @@ class Problem(eqx.Module):
         return self.observations.hessian(self.without_absent(eta), y, self.inverse_link)
 
     def between_outputs(self, products: Float[Array, "*shape C C"]) -> Float[Array, "*shape K K"]:
-        """What bends between any two outputs, of what does between contrasts."""
+        """Second derivatives between outputs, from those between contrasts."""
         outputs = self.observations.outputs
         return outputs(outputs(products).mT).mT
 
@@ -334,10 +335,10 @@ class Problem(eqx.Module):
         return is_log_softmax(self.inverse_link)
 
     def without_absent(self, eta: Float[Array, "C n"]) -> Float[Array, "C n"]:
-        """``eta`` with that of a class that is left out far below the others."""
+        """``eta`` where a class that is left out is far below the others."""
         return eta + self.observations.contrasts(self.absence)[:, None]
 
     @property
     def absence(self) -> Float[Array, " K"]:
-        """What is added to the linear predictors of the classes."""
+        """What that adds to the linear predictor of each class."""
         return jnp.where(self.present, 0, _ABSENT).astype(self.weight.dtype)

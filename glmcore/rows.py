@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 from glmcore.factors import qr_triangle
 
 #: Rows of a block.  XLA runs one product over n rows on a CPU up to four times slower than blocks of
-#: some hundred, and blocks round better besides: the fewer where the sums of all blocks stay in a
-#: cache, unless they are of one row of weights.
+#: some hundred, and blocks round better besides: of fewer rows where the sums of all blocks stay in a
+#: cache, unless there is one row of weights only.
 BLOCK_ROWS, _SMALL_BLOCK_ROWS = 512, 128
-#: Features of a row that is short, and rows of a block of rows put together from such.
-_VECTOR, _WIDE_BLOCK_ROWS = 16, 64
+#: Features of a row that is short, rows of which some are put together, and rows of a block of these.
+_VECTOR, _MANY_ROWS, _WIDE_BLOCK_ROWS = 16, 256, 64
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
 
@@ -44,10 +44,10 @@ def _block_sums(
 def _side_by_side(K: int, n: int, p: int) -> int:
     """How many short rows to take as one: of rows no longer than a vector, products take up to four
     times as long."""
-    least = _VECTOR if K > 1 else 2 * _VECTOR
-    if n <= _VECTOR**2 or p > least or K > _VECTOR:
+    width = _VECTOR if K > 1 else 2 * _VECTOR
+    if n <= _MANY_ROWS or p > width or K > _VECTOR:
         return 1
-    side = max(2, 1 << (-(-least // p) - 1).bit_length())
+    side = max(2, 1 << (-(-width // p) - 1).bit_length())
     return side if n % side == 0 else 1
 
 

@@ -28,7 +28,7 @@ class StreamedProblem(Problem):
     """Rows that only the host can pass over.
 
     The linear predictor of n rows is linear in the parameters, which are fewer: where
-    :class:`DenseProblem` has a predictor (K, n) this has the parameters (K, p + 1), and where that
+    :class:`DenseProblem` has a predictor (C, n) this has the parameters (K, p + 1), and where that
     has the derivative of the loss in the predictor this has the derivative in the parameters.
     Inner products of the two are the same, so solvers cannot tell.  A pass is made by ``loss``,
     ``loss_and_residual``, ``divergence`` and ``extremes`` (and, without a penalty, perhaps by

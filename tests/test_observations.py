@@ -233,10 +233,10 @@ def test_two_classes_by_their_contrast_are_what_they_are_one_by_one(size, precis
         return *found, model.divergence(change, eta, y), model.hessian(eta, y), model.curvature(eta, y)
 
     value, residual, divergence, hessian, curvature = jax.jit(functools.partial(every, pair))(*seen)
-    expected = jax.jit(functools.partial(every, both))(*own)
+    others = jax.jit(functools.partial(every, both))(*own)
     between = pair.outputs(pair.outputs(hessian.T).mT).mT.T
     found = value, pair.outputs(residual.T).T, divergence, between, curvature
-    for one, other in zip(found, expected):
+    for one, other in zip(found, others):
         assert one.dtype == precision and one.shape == other.shape
         scale = np.maximum(1, np.max(np.abs(other)))
         np.testing.assert_allclose(one, other, rtol=0, atol=20 * np.finfo(precision).eps * scale)
@@ -268,6 +268,9 @@ def test_only_two_classes_under_the_canonical_link_have_one_contrast():
     outputs = jnp.arange(6.0).reshape(3, 2)
     np.testing.assert_array_equal(two.contrasts(outputs), outputs)
     np.testing.assert_array_equal(two.contrasted().contrasts(outputs), np.ones((3, 1)))
+    slope = jnp.arange(1.0, 4)[:, None]
+    product = jnp.sum(two.contrasted().contrasts(outputs) * slope)
+    assert product == jnp.sum(outputs * two.contrasted().outputs(slope))
 
 
 def test_null_predictor(precision):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import glmcore
 from glmcore.programs import make_problem
@@ -25,8 +26,8 @@ def test_at_the_null_model_one_block_stands_for_those_of_all_classes(x64):
     eta = problem.null_predictor()
     shared, own = Preconditioner.shared(problem, eta), Preconditioner.of(problem, eta)
     assert shared.root.shape == (1, 7, 7) and own.root.shape == (4, 7, 7)
-    gradient = glmcore.GLMParams(*np.split(np.random.default_rng(0).standard_normal((7, 4)), [6]))
-    gradient = jax.tree.map(jnp.asarray, glmcore.GLMParams(gradient.coef, gradient.intercept[0]))
+    draw = jnp.asarray(np.random.default_rng(0).standard_normal((7, 4)))
+    gradient = glmcore.GLMParams(draw[:-1], draw[-1])
     for one, other in zip(jax.tree.leaves(shared.apply(gradient)), jax.tree.leaves(own.apply(gradient))):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
@@ -38,10 +39,35 @@ def test_of_two_classes_it_is_the_inverse_hessian(x64):
     point = glmcore.GLMParams(*map(jnp.asarray, (np.outer(np.arange(6), [-0.1, 0.1]), [0.3, -0.3])))
     eta = problem.predictor(point)
     gradient = problem.look(eta).gradient
-    step = Preconditioner.of(problem, eta).apply(gradient)
-    flat = jnp.concatenate([step.coef, step.intercept[None, :]]).T.ravel()
-    expected = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T.ravel()
-    np.testing.assert_allclose(dense_hessian(problem, eta) @ flat, expected, atol=1e-10)
+    slope = jnp.concatenate([gradient.coef, gradient.intercept[None, :]]).T.ravel()
+    for model in (Preconditioner.of(problem, eta), Preconditioner.shared(problem, eta)):
+        step = model.apply(gradient)
+        flat = jnp.concatenate([step.coef, step.intercept[None, :]]).T.ravel()
+        np.testing.assert_allclose(dense_hessian(problem, eta) @ flat, slope, atol=1e-10)
+
+
+@pytest.mark.parametrize("n, p, K", [(1000, 30, 2), (1000, 200, 6)])
+@pytest.mark.parametrize("first, others", [(1.0, 1e-2), (1e3, 1e-2)])
+def test_a_penalty_that_holds_one_class_most_costs_few_steps(n, p, K, first, others):
+    X, y = rare_classes(n, p, K)
+    strength = np.full((1, K), others, np.float32)
+    strength[:, 0] = first
+    result = glmcore.fit(glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(strength)), X.astype(np.float32), y)
+    assert result.converged and result.n_iter < 60
+
+
+@pytest.mark.parametrize("n, p, K", [(400, 8, 2), (400, 200, 4)])
+def test_lanes_end_with_the_model_of_single_fits(n, p, K):
+    X, y = rare_classes(n, p, K)
+    model, solver = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(0.1)), glmcore.LBFGS()
+    X, y = X.astype(np.float32), np.stack([y, y[::-1]])
+    lanes = jax.vmap(lambda y: glmcore.fit(model, X, y, solver=solver))(y).state.solver.preconditioner
+    one = glmcore.fit(model, X, y[0], solver=solver).state.solver.preconditioner
+    assert jax.tree.map(jnp.shape, lanes) == jax.tree.map(lambda leaf: (2, *leaf.shape), one)
+    gradient = glmcore.GLMParams(jnp.ones((p, K)).at[:, 0].set(-2), jnp.arange(1.0 * K))
+    found = jax.tree.map(lambda leaf: leaf[0], jax.vmap(lambda model: model.apply(gradient))(lanes))
+    for one_leaf, leaf in zip(jax.tree.leaves(one.apply(gradient)), jax.tree.leaves(found)):
+        np.testing.assert_allclose(leaf, one_leaf, rtol=0, atol=0.5 * np.max(np.abs(one_leaf)))
 
 
 def test_rare_classes_cost_few_steps_where_all_share_a_block():

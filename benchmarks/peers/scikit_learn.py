@@ -1,7 +1,8 @@
 """scikit-learn's LogisticRegression, one peer a solver and dtype.
 
 It minimises ``C * sum_i NLL_i + (1 - r)/2 * sum w^2 + r * sum abs(w)``: the objective of the
-benchmark times C n, with C = 1/(n s) and r = ``l1_ratio`` 0 (ridge) or 1 (lasso).  It computes in
+benchmark times C n, with C = 1/(n s) and r = ``l1_ratio`` 0 (ridge) or 1 (lasso); of two classes it
+has one row of coefficients, whose halves with either sign cost half as much in ridge.  It computes in
 the dtype of X.  Where a solver misses the gap in float32 it gets X in float64; the conversion is part
 of its time.
 """
@@ -31,14 +32,18 @@ def ladder(estimator, solver, task, loosest=2):
 
 
 def _fit(estimator, solver, dtype, task, tol) -> Fit:
+    halved = task.n_classes == 2 and task.penalty == "ridge"
     fitted = estimator(
-        C=1 / (len(task.y) * task.strength),
+        C=(2 if halved else 1) / (len(task.y) * task.strength),
         l1_ratio=float(task.penalty == "lasso"),
         solver=solver,
         tol=tol,
         max_iter=10_000,
     ).fit(task.X.astype(dtype, copy=False), task.y)
-    return Fit(fitted.coef_.T, fitted.intercept_, int(np.max(fitted.n_iter_)))
+    coef, intercept = fitted.coef_.T, fitted.intercept_
+    if task.n_classes == 2:
+        coef, intercept = (np.concatenate([-part / 2, part / 2], axis=-1) for part in (coef, intercept))
+    return Fit(coef, intercept, int(np.max(fitted.n_iter_)))
 
 
 def applies(solver, task) -> str:

@@ -13,7 +13,7 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Preconditioner, affords_classes, n_blocks
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 from glmcore.solvers.refresh import Refresh
 from glmcore.tree import as_count
 
@@ -82,10 +82,10 @@ class LBFGS(AbstractDescent):
     def init(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> PreconditionedPairs:
-        # With the same probabilities for all samples, as they are at the start, the blocks of the
-        # classes differ in scale only.
+        # With the same probabilities for all samples, as they are at the start, the classes' blocks of
+        # the loss differ in scale only.
         preconditioner = Preconditioner.shared(problem, eta)
-        if affords_classes(problem) and n_blocks(problem.present.size) > 1:
+        if affords_classes(problem):
             preconditioner = preconditioner.repeated()
         pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
         return PreconditionedPairs(preconditioner, pairs)

@@ -4,8 +4,8 @@ The Hessian of the loss is a sum over rows of ``H_i (x) x_i x_i'`` with a K x K 
 that the model keeps the diagonal of H_i: the Gram matrix of the features, weighted for each class
 by ``p_k (1 - p_k)``.  What it leaves out acts mostly along the level of the classes, to which the
 loss is blind; so the level is taken out before and after, unless the penalty holds it.  Where a
-block a class costs too much, all share that of the mean curvature, at the null model a stand-in for Boehning's bound (1992),
-stretched for each class to the diagonal of its own.
+block a class costs too much, all share that of the mean curvature (at the null model a stand-in for
+Boehning's bound, 1992), which is stretched for each class to the diagonal of its own.
 """
 
 from typing import Optional
@@ -48,19 +48,14 @@ def affords_classes(problem: Problem) -> bool:
 
 def class_rows(n: int, p: int, K: int) -> int:
     """Rows for the Gram matrices of a problem of this size, one a class; 0 where they cost too much."""
-    rows, blocks = gram_rows(p), n_blocks(K)
-    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * blocks) // (blocks * (p + 1) ** 2)
+    rows = gram_rows(p)
+    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
     enough = min(n, rows)
     if K >= _MANY_CLASSES:
         enough = min(enough, max(_CLASS_ROWS_PER_FEATURE * (p + 1), _ROWS_PER_CLASS * K))
     if p > _GRAM_FEATURES or paid < enough:
         return 0
     return min(rows, _ROWS_STEP * -(-paid // _ROWS_STEP))
-
-
-def n_blocks(K: int) -> int:
-    """Blocks of so many classes: both of two bend alike."""
-    return 1 if K == 2 else K
 
 
 class Preconditioner(eqx.Module):
@@ -85,27 +80,26 @@ class Preconditioner(eqx.Module):
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
         """The model at the parameters whose linear predictor is ``eta``."""
-        (p, K) = problem.coordinates.scale.shape
-        rows = class_rows(problem.n_rows, p, K)
-        if not rows or n_blocks(K) == 1:
-            return cls.shared(problem, eta, rows)
+        rows = class_rows(problem.n_rows, *problem.coordinates.scale.shape)
+        if not rows:
+            return cls.shared(problem, eta)
         sample, curvature = _sample(problem, eta, rows)
-        return cls._from(problem, sample, curvature, sample.penalty.T)
+        if len(sample.hessian) == 1:  # both of two classes bend alike
+            curvature = curvature[:1]
+        return cls._from(problem, sample, curvature, sample.penalty.T, None)
 
     @classmethod
-    def shared(cls, problem: Problem, eta: Float[Array, "C n"], rows: int = 0) -> "Preconditioner":
-        """The same with one block for all classes."""
-        sample, curvature = _sample(problem, eta, rows or gram_rows(problem.coordinates.scale.shape[0]))
+    def shared(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
+        """The same with one block for all classes, stretched for each."""
+        sample, curvature = _sample(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
         mean, penalty = jnp.mean(curvature, axis=0)[None, :], jnp.mean(sample.penalty, axis=1)[None, :]
-        model = cls._from(problem, sample, mean, penalty)
-        if model.root is None:
-            return model
-        own = mean if n_blocks(len(curvature)) == 1 else curvature
         squares = jnp.square(sample.design)
-        shared, own = (_not_flat(sample.weight, sample.weight[None, :] * bend) @ squares for bend in (mean, own))
-        own, shared = own + sample.penalty.T, shared + penalty
-        scale = jnp.sqrt(jnp.where(own > 0, shared / jnp.where(own > 0, own, 1), 1))
-        return eqx.tree_at(lambda m: m.scale, model, scale.T, is_leaf=lambda x: x is None)
+
+        def diagonal(curvature: Float[Array, "blocks m"], penalty: Float[Array, "blocks p1"]):
+            return _not_flat(sample.weight, sample.weight[None, :] * curvature) @ squares + penalty
+
+        scale = stretching(diagonal(mean, penalty), diagonal(curvature, sample.penalty.T)).T
+        return cls._from(problem, sample, mean, penalty, scale)
 
     @classmethod
     def _from(
@@ -113,20 +107,22 @@ class Preconditioner(eqx.Module):
         problem: Problem,
         sample: Sample,
         curvature: Float[Array, "blocks m"],
-        penalty: Float[Array, "blocks p1"],
+        penalty: Float[Array, "root_blocks p1"],
+        scale: Optional[Float[Array, "p1 K"]],
     ) -> "Preconditioner":
         weight = _not_flat(sample.weight, sample.weight[None, :] * curvature)
         loss = jnp.mean(jnp.sum(weight, axis=1))
-        level, along = level_curvature(problem, sample.penalty, loss, len(weight) == 1)
+        level, along = level_curvature(problem, sample.penalty, loss)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
-        root = None
         if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
-            root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(weight)))
-        return cls(root, None, loss + sample.penalty, level, along, stand_in, problem.mask)
+            root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(penalty)))
+        else:
+            root, scale = None, None
+        return cls(root, scale, loss + sample.penalty, level, along, stand_in, problem.mask)
 
     def repeated(self) -> "Preconditioner":
-        """The same with a block for each class: stretched half as far, for where blocks change soon
-        the first steps of rare classes would go too far."""
+        """The same with a block for each class, stretched half as far: blocks are made anew soon, and
+        with all of it the first steps of rare classes would go too far."""
         return eqx.tree_at(lambda m: (m.root, m.scale), self, (self.root * jnp.sqrt(self.scale).T[:, None, :], None))
 
     def flat_bend(self, direction: GLMParams) -> GLMParams:
@@ -157,9 +153,9 @@ def level_curvature(
     problem: Problem, penalty: Float[Array, "p1 K"], loss: Float[Array, "*p1"], shared: bool = False
 ) -> tuple[Float[Array, "p1 K"], Float[Array, " p1"]]:
     """The unit vector along the level of the classes for each feature, 0 where the loss sees it or
-    the penalty holds some classes much more firmly than others (of which a ``shared`` block knows
-    nothing), and the curvature that stands in for the one along it; ``loss`` is that of the loss
-    elsewhere."""
+    the penalty holds some classes much more firmly than others (of which a ``shared`` block that is
+    not stretched knows nothing), and the curvature that stands in for the one along it; ``loss`` is
+    that of the loss elsewhere."""
     level = jnp.where(problem.present & problem.shift_invariant, 1, 0).astype(loss.dtype)
     level = level / jnp.sqrt(jnp.maximum(jnp.sum(level), 1))
     # Where all classes are penalised alike nothing moves their level but rounding, which a
@@ -171,6 +167,14 @@ def level_curvature(
         held |= jnp.append(~jnp.all(problem.mask, axis=1), False)
     level = jnp.where(held[:, None], 0, level[None, :])
     return level, jnp.where(differ == 0, loss + own, jnp.maximum(own, least * loss))
+
+
+def stretching(
+    shared: Float[Array, "*L one p1"], own: Float[Array, "*L K p1"]
+) -> Float[Array, "*L K p1"]:
+    """What the inverse of a block with the diagonal ``shared`` is multiplied by from both sides to stand
+    for that of one with the diagonal ``own``."""
+    return jnp.sqrt(jnp.where(own > 0, shared / jnp.where(own > 0, own, 1), 1))
 
 
 def gram_rows(p: int) -> int:
@@ -210,14 +214,17 @@ def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]
 def _inverse_factors(
     design: Float[Array, "m p1"],
     weight: Float[Array, "blocks m"],
-    penalty: Float[Array, "blocks p1"],
-    fitted: Optional[Bool[Array, "blocks p1"]],
-) -> Float[Array, "blocks p1 p1"]:
+    penalty: Float[Array, "root_blocks p1"],
+    fitted: Optional[Bool[Array, "root_blocks p1"]],
+) -> Float[Array, "root_blocks p1 p1"]:
+    """Those of a block a row of ``penalty``; one row of ``weight`` serves them all."""
+
     def gram(weight: Float[Array, " m"]) -> Float[Array, "p1 p1"]:
         return design.T @ (weight[:, None] * design)
 
     # One class after the other: all weighted copies of the design would not fit in a cache.
     grams = jax.lax.map(gram, weight)
+    grams = jnp.broadcast_to(grams, (len(penalty), *grams.shape[1:]))
     if fitted is not None:
         grams = jnp.where(fitted[:, :, None] & fitted[:, None, :], grams, 0)
     # Features nobody penalises may be collinear: keep the factors positive definite.  And one that

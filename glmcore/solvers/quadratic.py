@@ -314,14 +314,15 @@ def _hessian(
     columns = features[number // n_classes] * scale[:, None]
     label = number % n_classes
     weighted, bends = columns * weight[None, :], problem.hessian(eta, y)
-    if len(bends) == 1:
+    if len(bends) == 1:  # of two classes one product is enough
         sign = problem.observations.contrasts(jnp.eye(n_classes, dtype=eta.dtype))[:, 0][label]
         return (weighted * bends[0]) @ columns.T * sign[:, None] * sign[None, :]
-    if problem.shift_invariant:  # of the softmax it is diagonal but for one product
+    if problem.shift_invariant and len(bends) == n_classes:  # of the softmax it is diagonal but for one product
         proba = jax.nn.softmax(problem.without_absent(eta), axis=0)[label]
         bent = weighted * proba
         own = jnp.where(label[:, None] == label[None, :], bent @ columns.T, 0)
         return own - bent @ (columns * proba).T
+    bends = jnp.moveaxis(problem.between_outputs(jnp.moveaxis(bends, 2, 0)), 0, 2)
     total = jnp.zeros((size, size), eta.dtype)
     for other in range(n_classes):
         product = (weighted * bends[other][label]) @ columns.T

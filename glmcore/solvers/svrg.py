@@ -348,7 +348,7 @@ class SVRG(AbstractSVRG):
         loss, _ = problem.curvature()
         if preconditioner.root is None:
             return Metric(diagonal=loss / preconditioner.diagonal[:-1])
-        root = preconditioner.root[0]
+        root = preconditioner.root[0]  # not stretched: a metric knows no classes
         inverse = root.T @ root
         return Metric(matrix=loss * inverse[:-1, :-1])
 
