@@ -26,7 +26,7 @@ class InverseHessian(AbstractMemory):
     @classmethod
     def of(cls, preconditioner: Preconditioner) -> "InverseHessian":
         """The matrix that ``preconditioner`` is."""
-        flat, unravel = ravel_pytree(unstacked(preconditioner.diagonal))
+        flat, unravel = ravel_pytree(unstacked(preconditioner.level))
 
         def applied(unit: Float[Array, " d"]) -> Float[Array, " d"]:
             point = unravel(unit)

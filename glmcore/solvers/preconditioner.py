@@ -63,15 +63,15 @@ class Preconditioner(eqx.Module):
 
     ``root`` holds the inverse of a Cholesky factor of each class's block, in which the intercept
     comes last, or of one that they share; then the inverse is multiplied from both sides by the
-    ``scale`` of each class.  With too many features it is None and the inverse
-    is that of ``diagonal``.  Along the unit vector ``level`` of each feature, 0 where the level of
-    the classes is not free, it is that of ``level_curvature``, of which ``stand_in`` is not the
-    penalty's.
+    ``scale`` of each class.  With too many features they are None and the inverse is that of the
+    blocks' ``diagonal``, which else is.  Along the unit vector ``level`` of each feature, 0 where the
+    level of the classes is not free, it is that of ``level_curvature``, of which ``stand_in`` is not
+    the penalty's.
     """
 
     root: Optional[Float[Array, "blocks p1 p1"]]
     scale: Optional[Float[Array, "p1 K"]]
-    diagonal: Float[Array, "p1 K"]
+    diagonal: Optional[Float[Array, "p1 K"]]
     level: Float[Array, "p1 K"]
     level_curvature: Float[Array, " p1"]
     stand_in: Float[Array, " p1"]
@@ -86,7 +86,8 @@ class Preconditioner(eqx.Module):
         sample, curvature = _sample(problem, eta, rows)
         if len(sample.hessian) == 1:  # both of two classes bend alike
             curvature = curvature[:1]
-        return cls._from(problem, sample, curvature, sample.penalty.T, None)
+        root = _inverse_factors(problem, sample, curvature, sample.penalty.T)
+        return cls._from(problem, sample, curvature, root, None, None)
 
     @classmethod
     def shared(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
@@ -96,10 +97,14 @@ class Preconditioner(eqx.Module):
         squares = jnp.square(sample.design)
 
         def diagonal(curvature: Float[Array, "blocks m"], penalty: Float[Array, "blocks p1"]):
-            return _not_flat(sample.weight, sample.weight[None, :] * curvature) @ squares + penalty
+            return _bent(sample, curvature) @ squares + penalty
 
-        scale = stretching(diagonal(mean, penalty), diagonal(curvature, sample.penalty.T)).T
-        return cls._from(problem, sample, mean, penalty, scale)
+        own = diagonal(curvature, sample.penalty.T)
+        if len(squares.T) > _GRAM_FEATURES + 1:
+            return cls._from(problem, sample, mean, None, None, own.T)
+        scale = stretching(diagonal(mean, penalty), own).T
+        root = _inverse_factors(problem, sample, mean, penalty)
+        return cls._from(problem, sample, mean, root, scale, None)
 
     @classmethod
     def _from(
@@ -107,18 +112,14 @@ class Preconditioner(eqx.Module):
         problem: Problem,
         sample: Sample,
         curvature: Float[Array, "blocks m"],
-        penalty: Float[Array, "root_blocks p1"],
+        root: Optional[Float[Array, "root_blocks p1 p1"]],
         scale: Optional[Float[Array, "p1 K"]],
+        diagonal: Optional[Float[Array, "p1 K"]],
     ) -> "Preconditioner":
-        weight = _not_flat(sample.weight, sample.weight[None, :] * curvature)
-        loss = jnp.mean(jnp.sum(weight, axis=1))
+        loss = jnp.mean(jnp.sum(_bent(sample, curvature), axis=1))
         level, along = level_curvature(problem, sample.penalty, loss)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
-        if problem.coordinates.scale.shape[0] <= _GRAM_FEATURES:
-            root = _inverse_factors(sample.design, weight, penalty, _fitted(problem, len(penalty)))
-        else:
-            root, scale = None, None
-        return cls(root, scale, loss + sample.penalty, level, along, stand_in, problem.mask)
+        return cls(root, scale, diagonal, level, along, stand_in, problem.mask)
 
     def repeated(self) -> "Preconditioner":
         """The same with a block for each class, stretched half as far: blocks are made anew soon, and
@@ -192,12 +193,11 @@ def _sample(
     return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
 
 
-def _not_flat(
-    weight: Float[Array, " m"], bent: Float[Array, "blocks m"]
-) -> Float[Array, "blocks m"]:
-    """``bent``, of which that of a class that is left out, or certain everywhere, has a little of
-    the mean of all: its block would be singular."""
-    mean = jnp.mean(bent, axis=0) + jnp.finfo(bent.dtype).eps * weight
+def _bent(sample: Sample, curvature: Float[Array, "blocks m"]) -> Float[Array, "blocks m"]:
+    """What each row bends, of which that of a class that is left out, or certain everywhere, has a
+    little of the mean of all: its block would be singular."""
+    bent = sample.weight[None, :] * curvature
+    mean = jnp.mean(bent, axis=0) + jnp.finfo(bent.dtype).eps * sample.weight
     total, typical = jnp.sum(bent, axis=1, keepdims=True), jnp.sum(mean)
     missing = jnp.maximum(LEAST_CURVATURE * typical - total, 0) / typical
     return bent + missing * mean[None, :]
@@ -212,12 +212,13 @@ def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]
 
 
 def _inverse_factors(
-    design: Float[Array, "m p1"],
-    weight: Float[Array, "blocks m"],
+    problem: Problem,
+    sample: Sample,
+    curvature: Float[Array, "blocks m"],
     penalty: Float[Array, "root_blocks p1"],
-    fitted: Optional[Bool[Array, "root_blocks p1"]],
 ) -> Float[Array, "root_blocks p1 p1"]:
-    """Those of a block a row of ``penalty``; one row of ``weight`` serves them all."""
+    """Those of a block a row of ``penalty``; one row of ``curvature`` serves them all."""
+    design, weight, fitted = sample.design, _bent(sample, curvature), _fitted(problem, len(penalty))
 
     def gram(weight: Float[Array, " m"]) -> Float[Array, "p1 p1"]:
         return design.T @ (weight[:, None] * design)

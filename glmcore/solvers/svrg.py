@@ -345,9 +345,9 @@ class SVRG(AbstractSVRG):
 
     def metric(self, problem: DenseProblem, eta: Float[Array, "C n"]) -> Metric:
         preconditioner = Preconditioner.shared(problem, eta)
-        loss, _ = problem.curvature()
+        loss, quadratic = problem.curvature()
         if preconditioner.root is None:
-            return Metric(diagonal=loss / preconditioner.diagonal[:-1])
+            return Metric(diagonal=loss / (loss + quadratic))
         root = preconditioner.root[0]  # not stretched: a metric knows no classes
         inverse = root.T @ root
         return Metric(matrix=loss * inverse[:-1, :-1])
