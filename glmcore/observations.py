@@ -135,8 +135,9 @@ class Categorical(AbstractObservations):
         return self.n_classes
 
     def contrasted(self, inverse_link: InverseLink = None) -> "Categorical":
-        is_binary = self.n_classes == 2 and is_log_softmax(inverse_link)
-        return _Binary(2) if is_binary else self
+        # A class of a user's may say something else of the linear predictors.
+        is_known = type(self) is Categorical and is_log_softmax(inverse_link)
+        return _Binary(2) if is_known and self.n_classes == 2 else self
 
     def log_proba(
         self, eta: Float[Array, "*n K"], inverse_link: InverseLink = None

@@ -23,8 +23,10 @@ def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Arra
     side = _side_by_side(K, n, p)
     if side > 1:  # each is weighted by the weights of all, and only what its own give is kept
         weights = weights.reshape(K, -1, side).swapaxes(1, 2).reshape(K * side, -1)
-        weights, wide = jax.lax.optimization_barrier(weights), X.reshape(-1, side * p)
-        sums = _block_sums(weights, wide, _n_blocks(n // side, _WIDE_BLOCK_ROWS))
+        weights, wide = jax.lax.optimization_barrier(weights), X.reshape(-1, side, p).reshape(-1, side * p)
+        # No block is of more rows than one that lies on one device.
+        size = min(_WIDE_BLOCK_ROWS, BLOCK_ROWS // side)
+        sums = _block_sums(weights, wide, _n_blocks(n // side, size))
         return jnp.einsum("kiip->kp", sums.reshape(K, side, side, p))
     n_blocks = _n_blocks(n)
     if K > 1 and n > BLOCK_ROWS and K * n * p <= _SMALL_BLOCK_ROWS * _CACHED_NUMBERS:

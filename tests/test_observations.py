@@ -264,7 +264,13 @@ def test_two_classes_have_all_derivatives_where_they_tie(x64):
 def test_only_two_classes_under_the_canonical_link_have_one_contrast():
     two, three = Categorical(2), Categorical(3)
     assert two.contrasted(cauchit) is two and three.contrasted() is three
-    assert two.contrasted(jax.nn.log_softmax) == two.contrasted()
+    assert two.contrasted(jax.nn.log_softmax) == two.contrasted() and two.contrasted() != two
+
+    class Smoothed(Categorical):
+        """Whose solver would not know what it overrides."""
+
+    own = Smoothed(2)
+    assert own.contrasted() is own
     outputs = jnp.arange(6.0).reshape(3, 2)
     np.testing.assert_array_equal(two.contrasts(outputs), outputs)
     np.testing.assert_array_equal(two.contrasted().contrasts(outputs), np.ones((3, 1)))

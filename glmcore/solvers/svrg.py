@@ -282,6 +282,9 @@ def _default_stepsize(problem: DenseProblem, metric: Metric, size: int) -> Float
     shape = problem.coordinates.scale.shape
     start = GLMParams(jax.random.normal(jax.random.key(0), shape, dtype), jnp.ones(shape[1], dtype))
     _, largest = jax.lax.fori_loop(0, _POWER_STEPS, power, (start, jnp.ones((), dtype)))
+    # A contrast sees the features once for each output that it is of.
+    contrasts = problem.observations.contrasts(jnp.eye(shape[1], dtype=dtype))
+    largest = largest * contrasts.shape[1] / jnp.sum(contrasts**2)
     return 1 / (largest + 3 * mean / size)
 
 
