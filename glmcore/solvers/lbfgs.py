@@ -53,7 +53,7 @@ class LBFGS(AbstractDescent):
     The first inverse Hessian of every direction is that of the Gram matrix of the scaled
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
     fit stood when it was made: after 5, 25, 125, ... steps with a block for each class, where that
-    costs little beside the steps, else after 25, 125, ... with one for all.
+    costs little beside the steps, else after 25, 125, ... with one for all, stretched for each.
 
     Parameters
     ----------
