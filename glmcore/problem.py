@@ -160,10 +160,11 @@ class Problem(eqx.Module):
         """Second derivatives of each sample's loss in its linear predictor."""
         return self.observations.hessian(self.without_absent(eta), y, self.inverse_link)
 
-    def between_outputs(self, products: Float[Array, "*shape C C"]) -> Float[Array, "*shape K K"]:
+    def between_outputs(self, products: Float[Array, "C C *shape"]) -> Float[Array, "K K *shape"]:
         """Second derivatives between outputs, from those between contrasts."""
         outputs = self.observations.outputs
-        return outputs(outputs(products).mT).mT
+        last = jnp.moveaxis(products, (0, 1), (-2, -1))
+        return jnp.moveaxis(outputs(outputs(last).mT).mT, (-2, -1), (0, 1))
 
     def class_curvature(
         self, eta: Float[Array, "C m"], y: Int[Array, " m"]

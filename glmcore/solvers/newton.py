@@ -86,8 +86,8 @@ def dense_hessian(problem: Problem, eta: Float[Array, "C n"]) -> Float[Array, "d
     sample = Sample.of(problem, eta, HESSIAN_ROWS)
     (p, K), size = sample.penalty.shape, sample.penalty.size
     weights = sample.weight[None, None, :] * sample.hessian
-    products = problem.between_outputs(row_products(weights, sample.design).transpose(2, 3, 0, 1))
-    hessian = products.transpose(2, 0, 3, 1).reshape(size, size)
+    products = problem.between_outputs(row_products(weights, sample.design))
+    hessian = products.swapaxes(1, 2).reshape(size, size)
     loss = jnp.mean(diagonal_of(hessian).reshape(K, p), axis=0)
     level, along = level_curvature(problem, sample.penalty, loss)
     stand_in = along - jnp.mean(sample.penalty, axis=1)

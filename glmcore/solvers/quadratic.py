@@ -322,7 +322,7 @@ def _hessian(
         bent = weighted * proba
         own = jnp.where(label[:, None] == label[None, :], bent @ columns.T, 0)
         return own - bent @ (columns * proba).T
-    bends = jnp.moveaxis(problem.between_outputs(jnp.moveaxis(bends, 2, 0)), 0, 2)
+    bends = problem.between_outputs(bends)
     total = jnp.zeros((size, size), eta.dtype)
     for other in range(n_classes):
         product = (weighted * bends[other][label]) @ columns.T
@@ -340,8 +340,8 @@ def _whole_hessian(
     share = jnp.concatenate([share, jnp.ones_like(scale[:1])]).ravel()
     intercept = jnp.full_like(X[:, :1], problem.fit_intercept)
     design = jnp.concatenate([X * most[None, :], intercept], axis=1)
-    products = problem.between_outputs(row_products(bends, design).transpose(2, 3, 0, 1))
-    hessian = products.transpose(0, 2, 1, 3).reshape(share.size, share.size)
+    products = problem.between_outputs(row_products(bends, design))
+    hessian = products.transpose(2, 0, 3, 1).reshape(share.size, share.size)
     return hessian * share[:, None] * share[None, :]
 
 
