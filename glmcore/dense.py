@@ -16,7 +16,8 @@ from glmcore.rows import BLOCK_ROWS, row_sums, row_triangle
 from glmcore.tree import tree_norm
 
 #: Features up to which, however few the classes, a product with X by columns of classes takes less time
-#: than one by rows and its transpose; and from which on it does with one column.
+#: than one by rows and its transpose; and from which on it does with one column, unless there are more
+#: features than rows: then XLA would transpose X.
 _FEW_FEATURES, _MANY_FEATURES = 8, 56
 
 
@@ -94,8 +95,8 @@ class DenseProblem(Problem):
     def _predicted(
         self, coef: Float[Array, "p C"], intercept: Float[Array, " C"]
     ) -> Float[Array, "C n"]:
-        p, C = coef.shape
-        if p <= max(_FEW_FEATURES, 2 * C) or (C == 1 and p >= _MANY_FEATURES):
+        (p, C), n = coef.shape, len(self.X)
+        if p <= max(_FEW_FEATURES, 2 * C) or (C == 1 and _MANY_FEATURES <= p <= n):
             return jax.lax.optimization_barrier(coef.T @ self.X.T) + intercept[:, None]
         if 4 < C < 16:  # by columns of zeros a CPU's product takes up to a fifth less time
             coef = jnp.pad(coef, ((0, 0), (0, -C % 8)))
