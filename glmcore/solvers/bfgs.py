@@ -38,13 +38,13 @@ class InverseHessian(AbstractMemory):
         return cls(matrix, matrix)
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
     ) -> GLMParams:
         flat, unravel = ravel_pytree(gradient)
         return unravel(-(self.matrix @ flat))
 
     def remember(
-        self, step: GLMParams, change: GLMParams, gradient: GLMParams
+        self, step: GLMParams, change: GLMParams, smoothed: GLMParams, gradient: GLMParams
     ) -> "InverseHessian":
         """Nocedal & Wright, Numerical Optimization, equation 6.17."""
         s, y = ravel_pytree(step)[0], ravel_pytree(change)[0]

@@ -29,18 +29,19 @@ class PreconditionedPairs(AbstractMemory):
     preconditioner: Preconditioner
     pairs: Pairs
 
+    def smoothed(self, gradient: GLMParams) -> GLMParams:
+        return self.preconditioner.apply(gradient)
+
     def direction(
-        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
     ) -> GLMParams:
         slope, unravel = ravel_pytree(gradient)
-        smooth, _ = ravel_pytree(self.preconditioner.apply(gradient))
-        return unravel(self.pairs.direction(slope, smooth))
+        return unravel(self.pairs.direction(slope, ravel_pytree(smooth)[0]))
 
     def remember(
-        self, step: GLMParams, change: GLMParams, gradient: GLMParams
+        self, step: GLMParams, change: GLMParams, smoothed: GLMParams, gradient: GLMParams
     ) -> "PreconditionedPairs":
-        pair = (step, change, self.preconditioner.apply(change))
-        pairs = self.pairs.remember(*(ravel_pytree(part)[0] for part in pair))
+        pairs = self.pairs.remember(*(ravel_pytree(part)[0] for part in (step, change, smoothed)))
         return PreconditionedPairs(self.preconditioner, pairs)
 
     def forget(self) -> "PreconditionedPairs":
@@ -101,6 +102,6 @@ def refresh(problem: Problem, memory: Callable[[Preconditioner, AbstractMemory],
 
     def anew(state: AbstractMemory, cache: DescentCache) -> tuple[AbstractMemory, DescentCache]:
         state = memory(Preconditioner.of(problem, cache.eta), state)
-        return state, cache.along(state.direction(problem, cache.eta, cache.gradient))
+        return state, cache.by(problem, state)
 
     return Refresh(anew, _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH)

@@ -31,19 +31,24 @@ _MOST_ANCHORED = 5
 class AbstractMemory(eqx.Module):
     """What a solver knows of the Hessian."""
 
+    def smoothed(self, gradient: GLMParams) -> GLMParams:
+        """A model of the inverse Hessian that no step changes times ``gradient``."""
+        return gradient
+
     @abc.abstractmethod
     def direction(
-        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
     ) -> GLMParams:
         """Minus an inverse Hessian times the gradient of the objective where the linear
-        predictor is ``eta``."""
+        predictor is ``eta``; ``smooth`` is what :meth:`smoothed` makes of it."""
 
     @abc.abstractmethod
     def remember(
-        self, step: GLMParams, change: GLMParams, gradient: GLMParams
+        self, step: GLMParams, change: GLMParams, smoothed: GLMParams, gradient: GLMParams
     ) -> "AbstractMemory":
-        """The memory after ``step``, which changed the gradient by ``change`` to ``gradient``;
-        ``step`` and ``change`` have a positive inner product."""
+        """The memory after ``step``, which changed the gradient by ``change`` to ``gradient`` and
+        what :meth:`smoothed` makes of that by ``smoothed``; ``step`` and ``change`` have a positive
+        inner product."""
 
     @abc.abstractmethod
     def forget(self) -> "AbstractMemory":
@@ -51,7 +56,8 @@ class AbstractMemory(eqx.Module):
 
 
 class DescentCache(eqx.Module):
-    """Linear predictor, gradient of the objective and the next direction on these rows.
+    """Linear predictor, gradient of the objective, that as the memory smooths it and the next direction
+    on these rows.
 
     The linear predictor is the sum of the changes of the steps ``since`` it was last computed from
     the parameters, when its largest entry was ``widest``; that it was ``anchored`` so many times.
@@ -59,6 +65,7 @@ class DescentCache(eqx.Module):
 
     eta: Float[Array, "C n"]
     gradient: GLMParams
+    smooth: GLMParams
     direction: GLMParams
     slope: Float[Array, ""]
     failures: Int[Array, ""]
@@ -78,6 +85,7 @@ class DescentCache(eqx.Module):
         eta: Float[Array, "C n"],
         objective: Float[Array, ""],
         gradient: GLMParams,
+        smooth: GLMParams,
         direction: GLMParams,
         failures: Int[Array, ""],
         widest: Float[Array, ""],
@@ -88,13 +96,15 @@ class DescentCache(eqx.Module):
         # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
         stalled = (failures >= 2) | (anchored >= _MOST_ANCHORED)
         progress = Standing(objective, tree_norm(gradient), -slope / 2, stalled)
-        return cls(eta, gradient, direction, slope, failures, progress, widest, since, anchored)
+        return cls(eta, gradient, smooth, direction, slope, failures, progress, widest, since, anchored)
 
-    def along(self, direction: GLMParams) -> "DescentCache":
-        """The same point with another direction."""
+    def by(self, problem: Problem, memory: AbstractMemory) -> "DescentCache":
+        """The same point with the direction that ``memory`` gives."""
+        smooth = memory.smoothed(self.gradient)
+        direction = memory.direction(problem, self.eta, self.gradient, smooth)
         objective, failures = self.progress.objective, jnp.maximum(self.failures, 0)
         age = self.widest, self.since, self.anchored
-        return DescentCache.of(self.eta, objective, self.gradient, direction, failures, *age)
+        return DescentCache.of(self.eta, objective, self.gradient, smooth, direction, failures, *age)
 
 
 class AbstractDescent(AbstractSolver):
@@ -117,8 +127,7 @@ class AbstractDescent(AbstractSolver):
         look: Look,
         state: AbstractMemory,
     ) -> DescentCache:
-        cache = self.blank(problem, params, look)
-        return cache.along(state.direction(problem, cache.eta, cache.gradient))
+        return self.blank(problem, params, look).by(problem, state)
 
     def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
         objective = look.loss + problem.penalty_value(params.coef)
@@ -126,7 +135,7 @@ class AbstractDescent(AbstractSolver):
         nowhere = jax.tree.map(jnp.zeros_like, params)
         undirected, none = jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32)
         age = jnp.max(jnp.abs(look.eta)), none, none
-        return DescentCache.of(look.eta, objective, gradient, nowhere, undirected, *age)
+        return DescentCache.of(look.eta, objective, gradient, nowhere, nowhere, undirected, *age)
 
     def drifted(self, cache: DescentCache) -> Bool[Array, ""]:
         # Once in doubt, only what is seen right after it was computed counts.
@@ -141,6 +150,7 @@ class AbstractDescent(AbstractSolver):
         return DescentCache(
             eta=eta,
             gradient=cache.gradient,
+            smooth=cache.smooth,
             direction=jax.tree.map(jnp.zeros_like, params),
             slope=zero,
             failures=none,
@@ -173,21 +183,23 @@ class AbstractDescent(AbstractSolver):
         there, step, alpha, change, gradient, objective, accepted = moved
         # Out here, or XLA would transpose the change anew, and keep what it came from until then.
         eta = cache.eta + jnp.where(accepted, alpha * change, 0)
-        remembered = _remember(state, step, tree_sub(gradient, cache.gradient), gradient)
+        smooth = state.smoothed(gradient)
+        remembered = _remember(state, step, cache, gradient, smooth)
         # After a failed search: forget the past, try the preconditioned gradient once more.
         state = tree_where(accepted, remembered, state.forget())
         failures = jnp.where(accepted, 0, cache.failures + 1)
-        direction = state.direction(problem, eta, gradient)
+        direction = state.direction(problem, eta, gradient, smooth)
         age = cache.widest, cache.since + 1, cache.anchored
-        return there, state, DescentCache.of(eta, objective, gradient, direction, failures, *age)
+        return there, state, DescentCache.of(eta, objective, gradient, smooth, direction, failures, *age)
 
 
 def _remember(
-    state: AbstractMemory, step: GLMParams, change: GLMParams, gradient: GLMParams
+    state: AbstractMemory, step: GLMParams, before: DescentCache, gradient: GLMParams, smooth: GLMParams
 ) -> AbstractMemory:
+    change, smoothed = tree_sub(gradient, before.gradient), tree_sub(smooth, before.smooth)
     eps = jnp.finfo(gradient.intercept.dtype).eps
     curved = tree_dot(step, change) > eps * tree_norm(step) * tree_norm(change)
-    return tree_where(curved, state.remember(step, change, gradient), state)
+    return tree_where(curved, state.remember(step, change, smoothed, gradient), state)
 
 
 class _Trial(eqx.Module):

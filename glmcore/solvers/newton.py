@@ -41,13 +41,15 @@ class Curvature(AbstractMemory):
     damping: Float[Array, ""]
 
     def direction(
-        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
     ) -> GLMParams:
         if _has_factor(gradient):
             return _by_factor(problem, eta, gradient, self.damping)
         return _by_products(problem, eta, gradient, self)
 
-    def remember(self, step: GLMParams, change: GLMParams, gradient: GLMParams) -> "Curvature":
+    def remember(
+        self, step: GLMParams, change: GLMParams, smoothed: GLMParams, gradient: GLMParams
+    ) -> "Curvature":
         damping = jnp.where(self.damping > 0.01, self.damping / 4, 0)
         return Curvature(self.yardstick, damping)
 

@@ -27,24 +27,24 @@ class Conjugate(AbstractMemory):
     weight: Float[Array, ""]
     gamma: Float[Array, ""]
 
+    def smoothed(self, gradient: GLMParams) -> GLMParams:
+        return self.preconditioner.apply(gradient)
+
     def direction(
-        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams
+        self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
     ) -> GLMParams:
-        steepest = jax.tree.map(
-            lambda g: -self.gamma * g, self.preconditioner.apply(gradient)
-        )
+        steepest = jax.tree.map(lambda g: -self.gamma * g, smooth)
         conjugate = tree_axpy(self.weight, self.step, steepest)
         return tree_where(tree_dot(conjugate, gradient) < 0, conjugate, steepest)
 
     def remember(
-        self, step: GLMParams, change: GLMParams, gradient: GLMParams
+        self, step: GLMParams, change: GLMParams, smoothed: GLMParams, gradient: GLMParams
     ) -> "Conjugate":
         """Hestenes & Stiefel's weight, not below 0 (a restart)."""
         product = tree_dot(step, change)
-        preconditioned = self.preconditioner.apply(change)
         # The curvature just seen scales the gradient, so that 1 is a good first trial step.
-        gamma = product / tree_dot(change, preconditioned)
-        weight = gamma * tree_dot(gradient, preconditioned) / product
+        gamma = product / tree_dot(change, smoothed)
+        weight = gamma * tree_dot(gradient, smoothed) / product
         return Conjugate(self.preconditioner, step, jnp.maximum(weight, 0), gamma)
 
     def forget(self) -> "Conjugate":
