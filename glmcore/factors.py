@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 #: Rows up to which a triangle is inverted row by row on a CPU.
 _TILE_ROWS = 32
+#: Bytes of a row up to which LAPACK factorises a matrix by itself.
+_LAPACK_BYTES = 768
 
 
 def _one_by_one(factorise: Callable) -> Callable:
@@ -36,30 +38,42 @@ def _one_by_one(factorise: Callable) -> Callable:
     return single
 
 
+def inverse_root(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """The inverse R of the lower triangle L with ``L @ L.T = matrix``, so that ``R.T @ R`` is the inverse of
+    that; NaN if there is none.
+
+    LAPACK's triangular solves on a CPU, and factorisations of more than some hundred rows, start threads,
+    which then wait for more work, for 40 ms, on the cores that the passes over the data need.
+    """
+
+    def whole(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
+        identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+        return jax.scipy.linalg.solve_triangular(_cholesky(matrix), identity, lower=True)
+
+    return jax.lax.platform_dependent(matrix, cpu=_inverse_root_by_tiles, default=whole)
+
+
 @_one_by_one
-def cholesky(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """The lower triangle L with ``L @ L.T = matrix``; NaN if there is none."""
+def _cholesky(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
     return jnp.linalg.cholesky(matrix, symmetrize_input=False)
 
 
-@_one_by_one
-def cholesky_solve(factor: Float[Array, "p p"], b: Float[Array, " p"]) -> Float[Array, " p"]:
-    """Solution of ``L @ L.T @ x = b``."""
-    return jax.scipy.linalg.cho_solve((factor, True), b)
-
-
-def inverse_lower(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """Inverse of a lower triangle.
-
-    LAPACK's triangular solve starts threads on a CPU, and for a while those wait for more work on
-    the cores that the passes over the data need.
-    """
-    identity = jnp.eye(len(factor), dtype=factor.dtype)
-    return jax.lax.platform_dependent(
-        factor,
-        cpu=_inverse_by_tiles,
-        default=lambda factor: jax.scipy.linalg.solve_triangular(factor, identity, lower=True),
-    )
+def _inverse_root_by_tiles(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """Tile by tile along the diagonal: what a factor has below one is taken off the rest."""
+    p, most = len(matrix), _LAPACK_BYTES // matrix.dtype.itemsize
+    size = -(-p // -(-p // most))
+    panels, inverse = [], jnp.zeros((0, 0), matrix.dtype)
+    while True:
+        root = _inverse_by_tiles(_cholesky(matrix[:size, :size]))
+        # The factor's rows to the left of the tile.
+        left = jnp.concatenate([panel[:size] for panel in panels], axis=1) if panels else root[:, :0]
+        corner = -root @ (left @ inverse)
+        inverse = jnp.block([[inverse, jnp.zeros_like(corner.T)], [corner, root]])
+        if len(matrix) <= size:
+            return inverse
+        below = matrix[size:, :size] @ root.T
+        matrix = matrix[size:, size:] - below @ below.T
+        panels = [*(panel[size:] for panel in panels), below]
 
 
 def _inverse_by_tiles(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS, Coordinates
 from glmcore.factors import diagonal_of
-from glmcore.lane_hessians import Whole, hessian_models, inverse_root, mean_weight
+from glmcore.lane_hessians import Whole, hessian_models, mean_weight, scaled_inverse_root
 from glmcore.lanes import Design, Lane, Lanes, as_params
 from glmcore.lockstep import Lockstep, PerLane, Points, descend
 from glmcore.params import GLMParams
@@ -69,7 +69,7 @@ def _around(args, batched, common: Common) -> Common:
     def inverse(_, problem: Problem, point):
         hessian = dense_hessian(problem, problem.predictor(as_params(point)))
         jitter = jnp.diag(diagonal_of(hessian)) * len(hessian) * jnp.finfo(hessian.dtype).eps
-        root = inverse_root(hessian + jitter)
+        root = scaled_inverse_root(hessian + jitter)
         return root.T @ root
 
     model, _ = hessian_models(lanes, start, is_null=False)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from glmcore.factors import cholesky, diagonal_of, inverse_lower
+from glmcore.factors import diagonal_of, inverse_root
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
@@ -137,12 +137,11 @@ def mean_weight(weight: Float[Array, "*L n"]) -> Float[Array, " n"]:
 
 def _inverse_roots(matrices: Float[Array, "*L blocks d d"]) -> Float[Array, "*L blocks d d"]:
     d = matrices.shape[-1]
-    return jax.vmap(inverse_root)(matrices.reshape(-1, d, d)).reshape(matrices.shape)
+    return jax.vmap(scaled_inverse_root)(matrices.reshape(-1, d, d)).reshape(matrices.shape)
 
 
-def inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+def scaled_inverse_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Inverse of a Cholesky factor of a positive definite matrix, NaN if it is not."""
     length = jnp.sqrt(diagonal_of(matrix))
     # With a unit diagonal the rounding of the largest entries does not hide the smallest.
-    factor = cholesky(matrix / (length[:, None] * length[None, :]))
-    return inverse_lower(factor) / length[None, :]
+    return inverse_root(matrix / (length[:, None] * length[None, :])) / length[None, :]

@@ -1,5 +1,7 @@
 """Sums over rows, which is where the time goes."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,21 +68,35 @@ def row_products(weights: Float[Array, "K K n"], X: Float[Array, "n p"]) -> Floa
     p, K = X.shape[1], weights.shape[0]
     one, other = np.triu_indices(K)
     n_pairs = len(one)
-    n_blocks = _n_blocks(X.shape[0], max(BLOCK_ROWS, _CACHED_NUMBERS // (n_pairs * p)))
-    size = X.shape[0] // n_blocks
-    weights = weights[one, other]
 
-    def add(index: Int[Array, ""], total: Float[Array, "pairs_p p"]) -> Float[Array, "pairs_p p"]:
-        rows = jax.lax.dynamic_slice_in_dim(X, index * size, size)
-        some = jax.lax.dynamic_slice_in_dim(weights, index * size, size, axis=1)
+    def products(weights: Float[Array, "pairs m"], X: Float[Array, "m p"]) -> Float[Array, "pairs_p p"]:
         # Rows along the last axis: the products vectorise.
-        weighted = some[:, None, :] * rows.T[None, :, :]
-        return total + weighted.reshape(-1, size) @ rows
+        weighted = weights[:, None, :] * X.T[None, :, :]
+        return weighted.reshape(-1, len(X)) @ X
 
-    sums = jax.lax.fori_loop(0, n_blocks, add, jnp.zeros((n_pairs * p, p), X.dtype))
+    sums = sum_over_blocks(products, weights[one, other], X, n_pairs * p)
     pair = np.zeros((K, K), int)
     pair[one, other] = pair[other, one] = np.arange(n_pairs)
     return sums.reshape(n_pairs, p, p)[pair]
+
+
+def sum_over_blocks(
+    of_block: Callable, weights: Float[Array, "K n"], X: Float[Array, "n p"], width: int
+) -> Float[Array, "*shape"]:
+    """The sum of what ``of_block`` makes of blocks of rows, weights and features, each so small that
+    ``width`` numbers a row of it stay in a cache."""
+    n = len(X)
+    n_blocks = _n_blocks(n, max(BLOCK_ROWS, _CACHED_NUMBERS // width))
+    if n_blocks == 1:
+        return of_block(weights, X)
+    size = n // n_blocks
+
+    def add(index: Int[Array, ""], total: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        some = jax.lax.dynamic_slice_in_dim(weights, index * size, size, axis=1)
+        return total + of_block(some, jax.lax.dynamic_slice_in_dim(X, index * size, size))
+
+    shape = jax.eval_shape(of_block, weights[:, :size], X[:size])
+    return jax.lax.fori_loop(0, n_blocks, add, jnp.zeros(shape.shape, shape.dtype))
 
 
 def row_triangle(X: Float[Array, "n p"]) -> Float[Array, "m p"]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from glmcore.coordinates import CENTRE_ROUNDINGS
-from glmcore.factors import cholesky, diagonal_of, inverse_lower
+from glmcore.factors import diagonal_of, inverse_root
 from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.problem import Problem
 from glmcore.solvers.sample import Sample
@@ -86,7 +86,7 @@ class Preconditioner(eqx.Module):
         sample, curvature = _sample(problem, eta, rows)
         if len(sample.hessian) == 1:  # both of two classes bend alike
             curvature = curvature[:1]
-        root = _inverse_factors(problem, sample, curvature, sample.penalty.T)
+        root = _inverse_roots(problem, sample, curvature, sample.penalty.T)
         return cls._from(problem, sample, curvature, root, None, None)
 
     @classmethod
@@ -94,16 +94,12 @@ class Preconditioner(eqx.Module):
         """The same with one block for all classes, stretched for each."""
         sample, curvature = _sample(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
         mean, penalty = jnp.mean(curvature, axis=0)[None, :], jnp.mean(sample.penalty, axis=1)[None, :]
-        squares = jnp.square(sample.design)
-
-        def diagonal(curvature: Float[Array, "blocks m"], penalty: Float[Array, "blocks p1"]):
-            return _bent(sample, curvature) @ squares + penalty
-
-        own = diagonal(curvature, sample.penalty.T)
-        if len(squares.T) > _GRAM_FEATURES + 1:
-            return cls._from(problem, sample, mean, None, None, own.T)
-        scale = stretching(diagonal(mean, penalty), own).T
-        root = _inverse_factors(problem, sample, mean, penalty)
+        bent = jnp.concatenate([_bent(sample, each) for each in (curvature, mean)])
+        diagonals = sample.squares(bent) + jnp.concatenate([sample.penalty.T, penalty])
+        if len(diagonals.T) > _GRAM_FEATURES + 1:
+            return cls._from(problem, sample, mean, None, None, diagonals[:-1].T)
+        scale = stretching(diagonals[-1:], diagonals[:-1]).T
+        root = _inverse_roots(problem, sample, mean, penalty)
         return cls._from(problem, sample, mean, root, scale, None)
 
     @classmethod
@@ -211,29 +207,23 @@ def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]
     return jnp.concatenate([mask, jnp.ones_like(mask[:, :1])], axis=1)
 
 
-def _inverse_factors(
+def _inverse_roots(
     problem: Problem,
     sample: Sample,
     curvature: Float[Array, "blocks m"],
     penalty: Float[Array, "root_blocks p1"],
 ) -> Float[Array, "root_blocks p1 p1"]:
     """Those of a block a row of ``penalty``; one row of ``curvature`` serves them all."""
-    design, weight, fitted = sample.design, _bent(sample, curvature), _fitted(problem, len(penalty))
-
-    def gram(weight: Float[Array, " m"]) -> Float[Array, "p1 p1"]:
-        return design.T @ (weight[:, None] * design)
-
-    # One class after the other: all weighted copies of the design would not fit in a cache.
-    grams = jax.lax.map(gram, weight)
+    weight, fitted = _bent(sample, curvature), _fitted(problem, len(penalty))
+    grams = sample.grams(weight)
     grams = jnp.broadcast_to(grams, (len(penalty), *grams.shape[1:]))
     if fitted is not None:
         grams = jnp.where(fitted[:, :, None] & fitted[:, None, :], grams, 0)
     # Features nobody penalises may be collinear: keep the factors positive definite.  And one that
     # does not vary here may do so in the next batch of a stream.
     total = jnp.sum(weight, axis=1)[:, None]
-    jitter = total * design.shape[1] * 10 * jnp.finfo(weight.dtype).eps
+    jitter = total * penalty.shape[1] * 10 * jnp.finfo(weight.dtype).eps
     rounding = jnp.square(CENTRE_ROUNDINGS * jnp.finfo(weight.dtype).eps) * total
     unseen = jnp.where(jax.vmap(diagonal_of)(grams) <= rounding, total, 0)
     diagonals = jax.vmap(jnp.diag)(penalty + jitter + unseen)
-    factors = jax.vmap(cholesky)(grams + diagonals)
-    return jax.vmap(inverse_lower)(factors)
+    return jax.vmap(inverse_root)(grams + diagonals)

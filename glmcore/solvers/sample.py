@@ -1,20 +1,23 @@
 """Rows from which a solver estimates the Hessian."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from glmcore.problem import Problem
+from glmcore.rows import sum_over_blocks
 
 
 class Sample(eqx.Module):
     """Rows spread evenly, enough of them for a Hessian, and what bends there.
 
-    ``design`` holds the scaled features and, last, the intercept's column; ``penalty`` is the
-    penalty's own curvature, which keeps what is not fitted from being singular.
+    ``penalty`` is the penalty's own curvature, which keeps what is not fitted from being singular.
     """
 
-    design: Float[Array, "m p1"]
+    X: Float[Array, "m p"]
+    scale: Float[Array, " p"]
+    fit_intercept: bool = eqx.field(static=True)
     weight: Float[Array, " m"]
     hessian: Float[Array, "C C m"]
     curvature: Float[Array, "K m"]
@@ -23,14 +26,41 @@ class Sample(eqx.Module):
     @classmethod
     def of(cls, problem: Problem, eta: Float[Array, "C n"], least: int) -> "Sample":
         X, y, weight, eta = problem.sampled(eta, least)
-        scale = jnp.mean(problem.coordinates.varying_scale, axis=1)
-        intercept = jnp.full_like(weight[:, None], problem.fit_intercept)
         _, quadratic = problem.curvature()
         unfitted = jnp.full_like(quadratic[:1], not problem.fit_intercept)
         return cls(
-            design=jnp.concatenate([X * scale[None, :], intercept], axis=1),
+            X=X,
+            scale=jnp.mean(problem.coordinates.varying_scale, axis=1),
+            fit_intercept=problem.fit_intercept,
             weight=weight,
             hessian=problem.hessian(eta, y),
             curvature=problem.class_curvature(eta, y),
             penalty=jnp.concatenate([quadratic, unfitted]),
         )
+
+    @property
+    def design(self) -> Float[Array, "m p1"]:
+        """The scaled features and, last, the intercept's column."""
+        return self._scaled(self.X)
+
+    def grams(self, weights: Float[Array, "blocks m"]) -> Float[Array, "blocks p1 p1"]:
+        """``design.T @ (weight[:, None] * design)`` of each row of ``weights``."""
+
+        def grams(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1 p1"]:
+            design = self._scaled(X)
+            # One after the other: all weighted copies of the design would not fit in a cache.
+            return jax.lax.map(lambda weight: design.T @ (weight[:, None] * design), weights)
+
+        return sum_over_blocks(grams, weights, self.X, self.X.shape[1] + 1)
+
+    def squares(self, weights: Float[Array, "blocks m"]) -> Float[Array, "blocks p1"]:
+        """``weights @ design**2``: the diagonals of these."""
+
+        def squares(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1"]:
+            return weights @ jnp.square(self._scaled(X))
+
+        return sum_over_blocks(squares, weights, self.X, self.X.shape[1] + 1)
+
+    def _scaled(self, X: Float[Array, "b p"]) -> Float[Array, "b p1"]:
+        intercept = jnp.full_like(X[:, :1], self.fit_intercept)
+        return jnp.concatenate([X * self.scale[None, :], intercept], axis=1)
