@@ -38,6 +38,12 @@ def _one_by_one(factorise: Callable) -> Callable:
     return single
 
 
+@_one_by_one
+def cholesky_solve(matrix: Float[Array, "p p"], b: Float[Array, " p"]) -> Float[Array, " p"]:
+    """Solution of ``matrix @ x = b``, NaN if the matrix is not positive definite."""
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix, symmetrize_input=False), True), b)
+
+
 def inverse_root(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
     """The inverse R of the lower triangle L with ``L @ L.T = matrix``, so that ``R.T @ R`` is the inverse of
     that; NaN if there is none.
@@ -59,21 +65,18 @@ def _cholesky(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
 
 
 def _inverse_root_by_tiles(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """Tile by tile along the diagonal: what a factor has below one is taken off the rest."""
+    """Tile by tile along the diagonal: what the factor has below one is taken off the rest."""
     p, most = len(matrix), _LAPACK_BYTES // matrix.dtype.itemsize
     size = -(-p // -(-p // most))
-    panels, inverse = [], jnp.zeros((0, 0), matrix.dtype)
-    while True:
+    inverse, left = jnp.zeros((0, 0), matrix.dtype), jnp.zeros((p, 0), matrix.dtype)
+    while len(matrix):
         root = _inverse_by_tiles(_cholesky(matrix[:size, :size]))
-        # The factor's rows to the left of the tile.
-        left = jnp.concatenate([panel[:size] for panel in panels], axis=1) if panels else root[:, :0]
-        corner = -root @ (left @ inverse)
+        corner = -root @ (left[: len(root)] @ inverse)
         inverse = jnp.block([[inverse, jnp.zeros_like(corner.T)], [corner, root]])
-        if len(matrix) <= size:
-            return inverse
         below = matrix[size:, :size] @ root.T
+        left = jnp.concatenate([left[size:], below], axis=1)
         matrix = matrix[size:, size:] - below @ below.T
-        panels = [*(panel[size:] for panel in panels), below]
+    return inverse
 
 
 def _inverse_by_tiles(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:

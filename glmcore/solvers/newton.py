@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glmcore.factors import diagonal_of, inverse_root
+from glmcore.factors import cholesky_solve, diagonal_of
 from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.problem import Problem
 from glmcore.rows import row_products
@@ -74,9 +74,8 @@ def _by_factor(
     length = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
     hessian = hessian / (length[:, None] * length[None, :])
     jitter = size * jnp.finfo(eta.dtype).eps
-    root = inverse_root(hessian + jnp.diag(damping / length**2 + jitter))
     scaled = slope.ravel() / length
-    newton = root.T @ (root @ scaled)
+    newton = cholesky_solve(hessian + jnp.diag(damping / length**2 + jitter), scaled)
     # It may not be positive definite: rounding, or a link of the user's.
     usable = jnp.all(jnp.isfinite(newton))
     return unstacked(-(jnp.where(usable, newton, scaled) / length).reshape(K, p).T)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
-from glmcore.factors import diagonal_of, inverse_root
+from glmcore.factors import cholesky_solve, diagonal_of
 from glmcore.params import GLMParams, stack_rows, stacked, unstacked
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
@@ -225,8 +225,8 @@ class Quadratic(eqx.Module):
         diagonal = diagonal_of(hessian)
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         jitter = jnp.where(free, entries.size * jnp.finfo(entries.dtype).eps, 1)
-        root = inverse_root(hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter))
-        step = -(root.T @ (root @ (slope / unit))) / unit
+        bent = hessian / (unit[:, None] * unit[None, :]) + jnp.diag(jitter)
+        step = -cholesky_solve(bent, slope / unit) / unit
         if together is None:
             was, change = entries * entries, entries * step
         else:
