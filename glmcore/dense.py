@@ -90,11 +90,12 @@ class DenseProblem(Problem):
 
     def predictor(self, params: GLMParams) -> Float[Array, "C n"]:
         contrasts = self.observations.contrasts
-        return self._predicted(contrasts(self.stretch * params.coef), contrasts(params.intercept))
+        return self.predicted(contrasts(self.stretch * params.coef), contrasts(params.intercept))
 
-    def _predicted(
+    def predicted(
         self, coef: Float[Array, "p C"], intercept: Float[Array, " C"]
     ) -> Float[Array, "C n"]:
+        """The linear predictor of coefficients of X as it stands."""
         (p, C), n = coef.shape, len(self.X)
         if p <= max(_FEW_FEATURES, 2 * C) or (C == 1 and _MANY_FEATURES <= p <= n):
             return jax.lax.optimization_barrier(coef.T @ self.X.T) + intercept[:, None]
@@ -107,7 +108,7 @@ class DenseProblem(Problem):
 
     def output_predictor(self, params: GLMParams) -> Float[Array, "K n"]:
         """The linear predictor of every output, that of a class that is left out far below."""
-        eta = self._predicted(self.stretch * params.coef, params.intercept)
+        eta = self.predicted(self.stretch * params.coef, params.intercept)
         return eta + self.absence[:, None]
 
     def loss_and_residual(

@@ -106,7 +106,10 @@ def root_of(result: FitResult) -> Any:
 def with_root(result: FitResult, root: Any, size: Optional[int]) -> FitResult:
     """With the ``root`` that all lanes share in the states of an L-BFGS that lack it, once for each of
     ``size`` lanes, or without an axis of lanes."""
-    if not isinstance(result.state.solver, PreconditionedPairs) or root_of(result) is not None:
+    solver = result.state.solver
+    if not isinstance(solver, PreconditionedPairs) or root_of(result) is not None:
+        return result
+    if solver.preconditioner.diagonal is not None:  # single fits have no root either
         return result
     if size is not None:
         root = jnp.broadcast_to(root, (size, *root.shape))

@@ -11,8 +11,9 @@ from glmcore.factors import diagonal_of, inverse_root
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
-from glmcore.solvers.preconditioner import LEAST_CURVATURE, class_rows, level_curvature, stretching
+from glmcore.solvers.preconditioner import class_rows, level_curvature, stretching
 from glmcore.solvers.refresh import Refresh
+from glmcore.solvers.sample import LEAST_CURVATURE
 
 #: Steps after which the models are first made anew: of lanes that share theirs and begin far from
 #: their end, and of those that do not, or for which it costs as much as many steps.

@@ -29,6 +29,7 @@ from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once, run_fit
 from glmcore.results import FitResult
+from glmcore.solvers.row_space import are_few_rows
 from glmcore.tree import is_at_hand, is_concrete
 
 #: Bytes of the arrays that a chunk of lanes works on: on a CPU, where those of lanes that have
@@ -170,7 +171,12 @@ class _Batch(NamedTuple):
             return False  # the null space of the features is that of each lane's own rows
         if not self._owns_features:
             return True
-        return not self._is_large(arrays) and all(jax.tree.leaves(self.batched.X))
+        if self._is_large(arrays) or not all(jax.tree.leaves(self.batched.X)):
+            return False
+        # Of few rows single fits go by their space; as lanes each would need a Gram matrix.
+        n, dtype = arrays.weight.shape[-1], arrays.weight.dtype
+        few = are_few_rows(n, _feature_numbers(arrays, self.batched) // n, dtype)
+        return not (few and arrays.model.mask is None)
 
     def _is_large(self, arrays: FitArgs) -> bool:
         return _feature_numbers(arrays, self.batched) > _LARGE_FEATURES

@@ -7,6 +7,7 @@ import pytest
 
 import glmcore
 from glmcore.programs import make_problem
+from glmcore.solvers import row_space
 from glmcore.solvers.newton import dense_hessian
 from glmcore.solvers.preconditioner import Preconditioner
 
@@ -44,6 +45,40 @@ def test_of_two_classes_it_is_the_inverse_hessian(x64):
         step = model.apply(gradient)
         flat = jnp.concatenate([step.coef, step.intercept[None, :]]).T.ravel()
         np.testing.assert_allclose(dense_hessian(problem, eta) @ flat, slope, atol=1e-10)
+
+
+@pytest.mark.parametrize("K", [2, 4])
+# Of the intercept, which no more than 10 p1 roundings hold, what is left are differences of large numbers.
+@pytest.mark.parametrize("fit_intercept, rtol", [(True, 1e-2), (False, 1e-6)])
+@pytest.mark.parametrize("own", [True, False])
+def test_of_few_rows_it_is_that_of_their_gram_matrix(K, fit_intercept, rtol, own, x64, monkeypatch):
+    X, y = rare_classes(20, 40, K)
+    model = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(0.01), fit_intercept=fit_intercept)
+    problem = make_problem(model, jnp.asarray(X), jnp.asarray(y), jnp.ones(20))
+    draw = jnp.asarray(np.random.default_rng(0).standard_normal((41, K)))
+    point = problem.start(glmcore.GLMParams(draw[:-1] / 10, draw[-1]))
+    eta = problem.predictor(point)
+    if not own:
+        monkeypatch.setattr(row_space, "affordable", lambda *size: 0)
+    rows = row_space.RowSpace.of(problem, eta)
+    blocks = K if own and K > 2 else 1
+    assert rows.root.shape == (blocks, 20, 20)
+    diagonal = Preconditioner.of_diagonal(problem, eta)
+    whole = (Preconditioner.of if own else Preconditioner.shared)(problem, eta)
+    found = diagonal.apply(point, lambda slope: rows.solve(problem, slope, diagonal.solve))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole.apply(point))):
+        np.testing.assert_allclose(one, other, rtol=rtol)
+
+
+@pytest.mark.parametrize("K", [2, 5])
+def test_few_rows_of_features_that_are_much_alike_cost_few_steps(K):
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((100, 1200)) / np.arange(1, 1201)) @ rng.standard_normal((1200, 1200))
+    y = np.argmax(X[:, :K] + rng.gumbel(size=(100, K)), axis=1)
+    model = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(1e-3))
+    result = glmcore.fit(model, X.astype(np.float32), y)
+    # With the diagonal only, hundreds.
+    assert result.converged and 50 < result.n_iter < 90
 
 
 @pytest.mark.parametrize("n, p, K", [(1000, 30, 2), (1000, 200, 6)])

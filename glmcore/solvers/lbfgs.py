@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
 from jax.flatten_util import ravel_pytree
@@ -15,12 +15,16 @@ from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, Descent
 from glmcore.solvers.pairs import Pairs
 from glmcore.solvers.preconditioner import Preconditioner, affords_classes
 from glmcore.solvers.refresh import Refresh
+from glmcore.solvers.row_space import RowSpace, has_few_rows
 from glmcore.tree import as_count
 
 #: After so many steps the preconditioner is made anew where the fit has got to: early if it has a
 #: block a class, since then few steps are left.
 _FIRST_REFRESH = 5
 _FIRST_SHARED_REFRESH = 25
+#: With fewer rows than features it is a diagonal before, of which fits of features that are alike need no
+#: more steps, and these cost much less than the products of all rows with each other.
+_FIRST_REFRESH_BY_ROWS = 50
 
 
 class PreconditionedPairs(AbstractMemory):
@@ -29,8 +33,11 @@ class PreconditionedPairs(AbstractMemory):
     preconditioner: Preconditioner
     pairs: Pairs
 
-    def smoothed(self, gradient: GLMParams) -> GLMParams:
-        return self.preconditioner.apply(gradient)
+    def smoothed(self, problem: Problem, gradient: GLMParams, rows: Optional[RowSpace]) -> GLMParams:
+        if rows is None:
+            return self.preconditioner.apply(gradient)
+        solve = partial(rows.solve, problem, otherwise=self.preconditioner.solve)
+        return self.preconditioner.apply(gradient, solve)
 
     def direction(
         self, problem: Problem, eta: Float[Array, "C n"], gradient: GLMParams, smooth: GLMParams
@@ -55,6 +62,8 @@ class LBFGS(AbstractDescent):
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
     fit stood when it was made: after 5, 25, 125, ... steps with a block for each class, where that
     costs little beside the steps, else after 25, 125, ... with one for all, stretched for each.
+    With fewer rows than features (and up to 1024) it is a diagonal for 50 steps, and from then on
+    comes from the products of the rows with each other.
 
     Parameters
     ----------
@@ -85,13 +94,21 @@ class LBFGS(AbstractDescent):
     ) -> PreconditionedPairs:
         # With the same probabilities for all samples, as they are at the start, the classes' blocks of
         # the loss differ in scale only.
-        preconditioner = Preconditioner.shared(problem, eta)
-        if affords_classes(problem):
-            preconditioner = preconditioner.repeated()
+        if has_few_rows(problem):
+            preconditioner = Preconditioner.of_diagonal(problem, eta)
+        else:
+            preconditioner = Preconditioner.shared(problem, eta)
+            if affords_classes(problem):
+                preconditioner = preconditioner.repeated()
         pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
         return PreconditionedPairs(preconditioner, pairs)
 
+    def row_space(self, problem: Problem, eta: Float[Array, "C n"]) -> Optional[RowSpace]:
+        return RowSpace.blank(problem, eta) if has_few_rows(problem) else None
+
     def refresh(self, problem: Problem) -> Refresh:
+        if has_few_rows(problem):
+            return Refresh(partial(_by_rows, problem), _FIRST_REFRESH_BY_ROWS)
         # What the pairs tell was seen from farther away: without them fewer steps are needed.
         return refresh(problem, lambda preconditioner, old: PreconditionedPairs(preconditioner, old.pairs.forget()))
 
@@ -102,6 +119,15 @@ def refresh(problem: Problem, memory: Callable[[Preconditioner, AbstractMemory],
 
     def anew(state: AbstractMemory, cache: DescentCache) -> tuple[AbstractMemory, DescentCache]:
         state = memory(Preconditioner.of(problem, cache.eta), state)
-        return state, cache.by(problem, state)
+        return state, cache.by(problem, state, None)
 
     return Refresh(anew, _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH)
+
+
+def _by_rows(
+    problem: Problem, state: PreconditionedPairs, cache: DescentCache
+) -> tuple[PreconditionedPairs, DescentCache]:
+    """The memory without past steps, and what the rows tell where the fit has got to."""
+    preconditioner = Preconditioner.of_diagonal(problem, cache.eta)
+    state = PreconditionedPairs(preconditioner, state.pairs.forget())
+    return state, cache.by(problem, state, RowSpace.of(problem, cache.eta))

@@ -9,6 +9,7 @@ that is all in which L-BFGS, BFGS and nonlinear conjugate gradients differ.
 """
 
 import abc
+from typing import Optional
 
 import equinox as eqx
 import jax
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from glmcore.params import GLMParams
 from glmcore.problem import Look, Problem
 from glmcore.solvers.base import AbstractSolver, Standing
+from glmcore.solvers.row_space import RowSpace
 from glmcore.tree import tree_dot, tree_norm, tree_sub, tree_where
 
 _ARMIJO = 1e-4
@@ -31,8 +33,9 @@ _MOST_ANCHORED = 5
 class AbstractMemory(eqx.Module):
     """What a solver knows of the Hessian."""
 
-    def smoothed(self, gradient: GLMParams) -> GLMParams:
-        """A model of the inverse Hessian that no step changes times ``gradient``."""
+    def smoothed(self, problem: Problem, gradient: GLMParams, rows: Optional[RowSpace]) -> GLMParams:
+        """A model of the inverse Hessian that no step changes times ``gradient``; ``rows`` is what is
+        known besides of the rows of ``problem``."""
         return gradient
 
     @abc.abstractmethod
@@ -57,7 +60,7 @@ class AbstractMemory(eqx.Module):
 
 class DescentCache(eqx.Module):
     """Linear predictor, gradient of the objective, that as the memory smooths it and the next direction
-    on these rows.
+    on these rows, and what only a fit knows of them, for longer than a step.
 
     The linear predictor is the sum of the changes of the steps ``since`` it was last computed from
     the parameters, when its largest entry was ``widest``; that it was ``anchored`` so many times.
@@ -67,6 +70,7 @@ class DescentCache(eqx.Module):
     gradient: GLMParams
     smooth: GLMParams
     direction: GLMParams
+    rows: Optional[RowSpace]
     slope: Float[Array, ""]
     failures: Int[Array, ""]
     progress: Standing
@@ -87,6 +91,7 @@ class DescentCache(eqx.Module):
         gradient: GLMParams,
         smooth: GLMParams,
         direction: GLMParams,
+        rows: Optional[RowSpace],
         failures: Int[Array, ""],
         widest: Float[Array, ""],
         since: Int[Array, ""],
@@ -96,15 +101,15 @@ class DescentCache(eqx.Module):
         # On a quadratic with the inverse Hessian behind `direction`, half the slope is the gap.
         stalled = (failures >= 2) | (anchored >= _MOST_ANCHORED)
         progress = Standing(objective, tree_norm(gradient), -slope / 2, stalled)
-        return cls(eta, gradient, smooth, direction, slope, failures, progress, widest, since, anchored)
+        return cls(eta, gradient, smooth, direction, rows, slope, failures, progress, widest, since, anchored)
 
-    def by(self, problem: Problem, memory: AbstractMemory) -> "DescentCache":
-        """The same point with the direction that ``memory`` gives."""
-        smooth = memory.smoothed(self.gradient)
+    def by(self, problem: Problem, memory: AbstractMemory, rows: Optional[RowSpace]) -> "DescentCache":
+        """The same point with the direction that ``memory`` gives, and ``rows``."""
+        smooth = memory.smoothed(problem, self.gradient, rows)
         direction = memory.direction(problem, self.eta, self.gradient, smooth)
         objective, failures = self.progress.objective, jnp.maximum(self.failures, 0)
         age = self.widest, self.since, self.anchored
-        return DescentCache.of(self.eta, objective, self.gradient, smooth, direction, failures, *age)
+        return DescentCache.of(self.eta, objective, self.gradient, smooth, direction, rows, failures, *age)
 
 
 class AbstractDescent(AbstractSolver):
@@ -127,7 +132,8 @@ class AbstractDescent(AbstractSolver):
         look: Look,
         state: AbstractMemory,
     ) -> DescentCache:
-        return self.blank(problem, params, look).by(problem, state)
+        cache = self.blank(problem, params, look)
+        return cache.by(problem, state, cache.rows)
 
     def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
         objective = look.loss + problem.penalty_value(params.coef)
@@ -135,7 +141,12 @@ class AbstractDescent(AbstractSolver):
         nowhere = jax.tree.map(jnp.zeros_like, params)
         undirected, none = jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32)
         age = jnp.max(jnp.abs(look.eta)), none, none
-        return DescentCache.of(look.eta, objective, gradient, nowhere, nowhere, undirected, *age)
+        rows = self.row_space(problem, look.eta)
+        return DescentCache.of(look.eta, objective, gradient, nowhere, nowhere, rows, undirected, *age)
+
+    def row_space(self, problem: Problem, eta: Float[Array, "C n"]) -> Optional[RowSpace]:
+        """Room for what a refresh learns of the rows."""
+        return None
 
     def drifted(self, cache: DescentCache) -> Bool[Array, ""]:
         # Once in doubt, only what is seen right after it was computed counts.
@@ -152,6 +163,7 @@ class AbstractDescent(AbstractSolver):
             gradient=cache.gradient,
             smooth=cache.smooth,
             direction=jax.tree.map(jnp.zeros_like, params),
+            rows=cache.rows,
             slope=zero,
             failures=none,
             progress=Standing(most, most, zero, jnp.zeros((), bool)),
@@ -183,14 +195,16 @@ class AbstractDescent(AbstractSolver):
         there, step, alpha, change, gradient, objective, accepted = moved
         # Out here, or XLA would transpose the change anew, and keep what it came from until then.
         eta = cache.eta + jnp.where(accepted, alpha * change, 0)
-        smooth = state.smoothed(gradient)
+        smooth = state.smoothed(problem, gradient, cache.rows)
         remembered = _remember(state, step, cache, gradient, smooth)
         # After a failed search: forget the past, try the preconditioned gradient once more.
         state = tree_where(accepted, remembered, state.forget())
         failures = jnp.where(accepted, 0, cache.failures + 1)
         direction = state.direction(problem, eta, gradient, smooth)
         age = cache.widest, cache.since + 1, cache.anchored
-        return there, state, DescentCache.of(eta, objective, gradient, smooth, direction, failures, *age)
+        return there, state, DescentCache.of(
+            eta, objective, gradient, smooth, direction, cache.rows, failures, *age
+        )
 
 
 def _remember(

@@ -1,6 +1,6 @@
 """Preconditioned nonlinear conjugate gradients."""
 
-from typing import Any
+from typing import Any, Optional
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.solvers.row_space import RowSpace
 from glmcore.tree import tree_axpy, tree_dot, tree_where
 
 #: What half the slope is multiplied by to be the gap: a block that all classes share, and one past
@@ -27,7 +28,7 @@ class Conjugate(AbstractMemory):
     weight: Float[Array, ""]
     gamma: Float[Array, ""]
 
-    def smoothed(self, gradient: GLMParams) -> GLMParams:
+    def smoothed(self, problem: Problem, gradient: GLMParams, rows: Optional[RowSpace]) -> GLMParams:
         return self.preconditioner.apply(gradient)
 
     def direction(

@@ -8,6 +8,7 @@ block a class costs too much, all share that of the mean curvature (at the null 
 Boehning's bound, 1992), which is stretched for each class to the diagonal of its own.
 """
 
+from collections.abc import Callable
 from typing import Optional
 
 import equinox as eqx
@@ -35,8 +36,6 @@ _MANY_CLASSES = 8
 #: Multiplications that a block a class may cost: so many steps' worth, or so many in all.
 _STEPS_WORTH = 8
 _MULTIPLICATIONS = 2**28
-#: Least curvature of a class beside that of the mean class.
-LEAST_CURVATURE = 1e-3
 #: Least curvature along the level of the classes, in roundings of that of the loss elsewhere.
 _LEAST_LEVEL = 2**6
 
@@ -49,13 +48,18 @@ def affords_classes(problem: Problem) -> bool:
 def class_rows(n: int, p: int, K: int) -> int:
     """Rows for the Gram matrices of a problem of this size, one a class; 0 where they cost too much."""
     rows = gram_rows(p)
-    paid = (_MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K) // (K * (p + 1) ** 2)
+    paid = affordable(n, p, K) // (K * (p + 1) ** 2)
     enough = min(n, rows)
     if K >= _MANY_CLASSES:
         enough = min(enough, max(_CLASS_ROWS_PER_FEATURE * (p + 1), _ROWS_PER_CLASS * K))
     if p > _GRAM_FEATURES or paid < enough:
         return 0
     return min(rows, _ROWS_STEP * -(-paid // _ROWS_STEP))
+
+
+def affordable(n: int, p: int, K: int) -> int:
+    """Multiplications that a block for each class may cost."""
+    return _MULTIPLICATIONS + _STEPS_WORTH * 2 * n * p * K
 
 
 class Preconditioner(eqx.Module):
@@ -83,36 +87,43 @@ class Preconditioner(eqx.Module):
         rows = class_rows(problem.n_rows, *problem.coordinates.scale.shape)
         if not rows:
             return cls.shared(problem, eta)
-        sample, curvature = _sample(problem, eta, rows)
-        if len(sample.hessian) == 1:  # both of two classes bend alike
-            curvature = curvature[:1]
-        root = _inverse_roots(problem, sample, curvature, sample.penalty.T)
-        return cls._from(problem, sample, curvature, root, None, None)
+        sample = Sample.of(problem, eta, rows)
+        bent = sample.bent(sample.own_curvature)
+        root = _inverse_roots(problem, sample, bent, sample.penalty.T)
+        return cls._from(problem, sample, bent, root, None, None)
 
     @classmethod
     def shared(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
         """The same with one block for all classes, stretched for each."""
-        sample, curvature = _sample(problem, eta, gram_rows(problem.coordinates.scale.shape[0]))
-        mean, penalty = jnp.mean(curvature, axis=0)[None, :], jnp.mean(sample.penalty, axis=1)[None, :]
-        bent = jnp.concatenate([_bent(sample, each) for each in (curvature, mean)])
+        p = len(problem.coordinates.scale)
+        if p > _GRAM_FEATURES:
+            return cls.of_diagonal(problem, eta)
+        sample = Sample.of(problem, eta, gram_rows(p))
+        mean, penalty = sample.bent(sample.mean_curvature), jnp.mean(sample.penalty, axis=1)[None, :]
+        bent = jnp.concatenate([sample.bent(sample.curvature), mean])
         diagonals = sample.squares(bent) + jnp.concatenate([sample.penalty.T, penalty])
-        if len(diagonals.T) > _GRAM_FEATURES + 1:
-            return cls._from(problem, sample, mean, None, None, diagonals[:-1].T)
         scale = stretching(diagonals[-1:], diagonals[:-1]).T
         root = _inverse_roots(problem, sample, mean, penalty)
         return cls._from(problem, sample, mean, root, scale, None)
+
+    @classmethod
+    def of_diagonal(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
+        """The same with the diagonals of the blocks."""
+        sample = Sample.of(problem, eta, gram_rows(len(problem.coordinates.scale)))
+        diagonal = sample.squares(sample.bent(sample.curvature)).T + sample.penalty
+        return cls._from(problem, sample, sample.bent(sample.mean_curvature), None, None, diagonal)
 
     @classmethod
     def _from(
         cls,
         problem: Problem,
         sample: Sample,
-        curvature: Float[Array, "blocks m"],
+        bent: Float[Array, "blocks m"],
         root: Optional[Float[Array, "root_blocks p1 p1"]],
         scale: Optional[Float[Array, "p1 K"]],
         diagonal: Optional[Float[Array, "p1 K"]],
     ) -> "Preconditioner":
-        loss = jnp.mean(jnp.sum(_bent(sample, curvature), axis=1))
+        loss = jnp.mean(jnp.sum(bent, axis=1))
         level, along = level_curvature(problem, sample.penalty, loss)
         stand_in = along - jnp.mean(sample.penalty, axis=1)
         return cls(root, scale, diagonal, level, along, stand_in, problem.mask)
@@ -128,16 +139,18 @@ class Preconditioner(eqx.Module):
         along = jnp.sum(stacked(direction) * self.level, axis=1)
         return unstacked((self.stand_in * along)[:, None] * self.level)
 
-    def apply(self, gradient: GLMParams) -> GLMParams:
+    def apply(self, gradient: GLMParams, solve: Optional[Callable] = None) -> GLMParams:
+        """The inverse times ``gradient``, but for the level of the classes by another ``solve``, if given."""
         slope = stacked(gradient)
         along = jnp.sum(slope * self.level, axis=1)
-        solved = self._solve(slope - along[:, None] * self.level)
+        solved = (solve or self.solve)(slope - along[:, None] * self.level)
         missing = along / self.level_curvature - jnp.sum(solved * self.level, axis=1)
         solved = solved + missing[:, None] * self.level
         coef = solved[:-1] if self.mask is None else jnp.where(self.mask, solved[:-1], 0)
         return GLMParams(coef, solved[-1])
 
-    def _solve(self, stacked: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+    def solve(self, stacked: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
+        """The inverse where the level of the classes is not free."""
         if self.root is None:
             return stacked / self.diagonal
         if self.scale is not None:
@@ -179,26 +192,6 @@ def gram_rows(p: int) -> int:
     return max(_GRAM_ROWS, _GRAM_ROWS_PER_FEATURE * p)
 
 
-def _sample(
-    problem: Problem, eta: Float[Array, "C n"], n_rows: int
-) -> tuple[Sample, Float[Array, "K m"]]:
-    """Rows for the Gram matrix, and what they bend in every class: as the directions in which
-    the classes add up to zero see it, hence the factor."""
-    sample = Sample.of(problem, eta, n_rows)
-    K = problem.present.size
-    return sample, jnp.maximum(sample.curvature, 0) * (K / max(K - 1, 1))
-
-
-def _bent(sample: Sample, curvature: Float[Array, "blocks m"]) -> Float[Array, "blocks m"]:
-    """What each row bends, of which that of a class that is left out, or certain everywhere, has a
-    little of the mean of all: its block would be singular."""
-    bent = sample.weight[None, :] * curvature
-    mean = jnp.mean(bent, axis=0) + jnp.finfo(bent.dtype).eps * sample.weight
-    total, typical = jnp.sum(bent, axis=1, keepdims=True), jnp.sum(mean)
-    missing = jnp.maximum(LEAST_CURVATURE * typical - total, 0) / typical
-    return bent + missing * mean[None, :]
-
-
 def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]:
     """Columns of the design that a block is about; None: all of them."""
     if problem.mask is None:
@@ -210,20 +203,23 @@ def _fitted(problem: Problem, blocks: int) -> Optional[Bool[Array, "blocks p1"]]
 def _inverse_roots(
     problem: Problem,
     sample: Sample,
-    curvature: Float[Array, "blocks m"],
+    bent: Float[Array, "blocks m"],
     penalty: Float[Array, "root_blocks p1"],
 ) -> Float[Array, "root_blocks p1 p1"]:
-    """Those of a block a row of ``penalty``; one row of ``curvature`` serves them all."""
-    weight, fitted = _bent(sample, curvature), _fitted(problem, len(penalty))
-    grams = sample.grams(weight)
+    """Those of a block a row of ``penalty``; one row of ``bent`` serves them all."""
+    grams, fitted = sample.grams(bent), _fitted(problem, len(penalty))
     grams = jnp.broadcast_to(grams, (len(penalty), *grams.shape[1:]))
     if fitted is not None:
         grams = jnp.where(fitted[:, :, None] & fitted[:, None, :], grams, 0)
-    # Features nobody penalises may be collinear: keep the factors positive definite.  And one that
-    # does not vary here may do so in the next batch of a stream.
-    total = jnp.sum(weight, axis=1)[:, None]
-    jitter = total * penalty.shape[1] * 10 * jnp.finfo(weight.dtype).eps
-    rounding = jnp.square(CENTRE_ROUNDINGS * jnp.finfo(weight.dtype).eps) * total
-    unseen = jnp.where(jax.vmap(diagonal_of)(grams) <= rounding, total, 0)
-    diagonals = jax.vmap(jnp.diag)(penalty + jitter + unseen)
-    return jax.vmap(inverse_root)(grams + diagonals)
+    held = penalty + least_held(jnp.sum(bent, axis=1)[:, None], jax.vmap(diagonal_of)(grams))
+    return jax.vmap(inverse_root)(grams + jax.vmap(jnp.diag)(held))
+
+
+def least_held(
+    total: Float[Array, "blocks one"], diagonal: Float[Array, "root_blocks p1"]
+) -> Float[Array, "root_blocks p1"]:
+    """What is added to the diagonal of Gram matrices whose weights have this ``total``: features nobody
+    penalises may be collinear, and one that does not vary here may do so in the next batch of a stream."""
+    eps = jnp.finfo(total.dtype).eps
+    rounding = jnp.square(CENTRE_ROUNDINGS * eps) * total
+    return total * diagonal.shape[-1] * 10 * eps + jnp.where(diagonal <= rounding, total, 0)
