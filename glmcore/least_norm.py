@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from glmcore.dense import DenseProblem
-from glmcore.factors import cholesky_solve, qr_basis, right_singular
+from glmcore.factors import inverse_root, qr_basis, right_singular
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -128,8 +128,7 @@ def _see_all(rows: Float[Array, "m p"], used: Bool[Array, " m"]) -> Bool[Array, 
     rows = jnp.where(used[:, None], rows, 0)
     gram = rows.T @ rows
     noise = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-    shifted = gram - noise * jnp.eye(len(gram), dtype=gram.dtype)
-    return jnp.all(jnp.isfinite(cholesky_solve(shifted, gram[0])))
+    return jnp.isfinite(inverse_root(gram - noise * jnp.eye(len(gram), dtype=gram.dtype))[-1, -1])
 
 
 def _has_full_rank(problem: Problem) -> Bool[Array, ""]:
