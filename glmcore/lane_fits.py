@@ -178,7 +178,7 @@ def _results(
 
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root, scale):
         params = as_params(point)
-        state = lane.solver.init(problem, params, problem.predictor(params))
+        state = lane.solver.begin(problem, params, problem.predictor(params))
         if isinstance(state, PreconditionedPairs) and state.preconditioner.root is not None:
             # A Gram matrix for each lane may cost as much as the fits: those of ``init`` are not
             # computed, since nothing reads them.

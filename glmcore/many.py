@@ -29,7 +29,7 @@ from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once, run_fit
 from glmcore.results import FitResult
-from glmcore.solvers.row_space import are_few_rows
+from glmcore.solvers.row_space import goes_by_rows
 from glmcore.tree import is_at_hand, is_concrete
 
 #: Bytes of the arrays that a chunk of lanes works on: on a CPU, where those of lanes that have
@@ -173,10 +173,10 @@ class _Batch(NamedTuple):
             return True
         if self._is_large(arrays) or not all(jax.tree.leaves(self.batched.X)):
             return False
-        # Of few rows single fits go by their space; as lanes each would need a Gram matrix.
-        n, dtype = arrays.weight.shape[-1], arrays.weight.dtype
-        few = are_few_rows(n, _feature_numbers(arrays, self.batched) // n, dtype)
-        return not (few and arrays.model.mask is None)
+        # Single fits of few rows go by their space in a third of the time; each lane would need a Gram matrix.
+        n, dtype, model = arrays.weight.shape[-1], arrays.weight.dtype, arrays.model
+        p = _feature_numbers(arrays, self.batched) // n
+        return not goes_by_rows(n, p, dtype, model.penalty, model.mask)
 
     def _is_large(self, arrays: FitArgs) -> bool:
         return _feature_numbers(arrays, self.batched) > _LARGE_FEATURES

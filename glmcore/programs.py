@@ -153,7 +153,7 @@ def start(
         params, look = _no_worse_than_null(problem, params, look, null_look)
     else:
         null = problem.null_optimality()
-    state = solver.init(problem, params, look.eta)
+    state = solver.begin(problem, params, look.eta)
     task = Task(problem, solver, problem.yardstick(null, solver.tol), may_be_separable)
     return task, Run.of(problem, params, look, state, solver)
 

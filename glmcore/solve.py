@@ -152,8 +152,8 @@ def fit(
     iteration limits run the same program, and so do other numbers of rows up to the next
     bucket (:func:`pad_rows`).  Works under ``jax.jit`` and ``jax.vmap``, without buckets: there
     fits with a smooth penalty and the default solver (or LBFGS) go side by side, in chunks that
-    bound the memory, and fits that share X share its products; others, and those without a penalty
-    whose weights differ, go one after the other.
+    bound the memory, and fits that share X share its products; others, those without a penalty whose
+    weights differ, and those with an X of their own of fewer rows than features, go one after the other.
 
     Under ``jax.grad`` and its kin ``params`` and ``objective`` are functions of the strengths, X and
     the weights, by the implicit function theorem: with t what moves and v the parameters in which

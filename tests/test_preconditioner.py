@@ -80,7 +80,7 @@ def test_few_rows_of_features_that_are_much_alike_cost_few_steps(K):
     assert result.converged and 50 < result.n_iter < 90
 
 
-@pytest.mark.parametrize("n, p, K", [(1000, 30, 2), (1000, 200, 6)])
+@pytest.mark.parametrize("n, p, K", [(1000, 30, 2), (1000, 200, 6), (100, 300, 2)])
 @pytest.mark.parametrize("first, others", [(1.0, 1e-2), (1e3, 1e-2)])
 def test_a_penalty_that_holds_one_class_most_costs_few_steps(n, p, K, first, others):
     X, y = rare_classes(n, p, K)

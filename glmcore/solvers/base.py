@@ -93,6 +93,10 @@ class AbstractSolver(eqx.Module):
     def init(self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]) -> Any:
         """State before the first step; ``eta`` is the linear predictor of ``params``."""
 
+    def begin(self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]) -> Any:
+        """The same where a fit goes on with the rows of ``problem``."""
+        return self.init(problem, params, eta)
+
     @abc.abstractmethod
     def evaluate(
         self, problem: Problem, params: GLMParams, look: Look, state: Any

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Optional
 
 import equinox as eqx
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -22,9 +23,12 @@ from glmcore.tree import as_count
 #: block a class, since then few steps are left.
 _FIRST_REFRESH = 5
 _FIRST_SHARED_REFRESH = 25
-#: With fewer rows than features it is a diagonal before, of which fits of features that are alike need no
-#: more steps, and these cost much less than the products of all rows with each other.
+#: With fewer rows than features it is a diagonal before: unless features are much alike fits need no more
+#: steps, and these cost much less than the products of all rows with each other.
 _FIRST_REFRESH_BY_ROWS = 50
+#: What half the slope is multiplied by to be the gap as long as a diagonal stands for these: of features
+#: much alike it may be so many times too small.
+_CAUTION = 1000
 
 
 class PreconditionedPairs(AbstractMemory):
@@ -62,8 +66,8 @@ class LBFGS(AbstractDescent):
     features (p up to 1024; a diagonal beyond), weighted by the curvature of the loss where the
     fit stood when it was made: after 5, 25, 125, ... steps with a block for each class, where that
     costs little beside the steps, else after 25, 125, ... with one for all, stretched for each.
-    With fewer rows than features (and up to 1024) it is a diagonal for 50 steps, and from then on
-    comes from the products of the rows with each other.
+    With fewer rows than features (and up to 1024) :func:`fit` begins with a diagonal, which stays in its
+    state, and after 50, 250, ... steps goes by the products of the rows with each other.
 
     Parameters
     ----------
@@ -94,14 +98,29 @@ class LBFGS(AbstractDescent):
     ) -> PreconditionedPairs:
         # With the same probabilities for all samples, as they are at the start, the classes' blocks of
         # the loss differ in scale only.
-        if has_few_rows(problem):
-            preconditioner = Preconditioner.of_diagonal(problem, eta)
-        else:
-            preconditioner = Preconditioner.shared(problem, eta)
-            if affords_classes(problem):
-                preconditioner = preconditioner.repeated()
-        pairs = Pairs.empty(ravel_pytree(params)[0], self.memory)
-        return PreconditionedPairs(preconditioner, pairs)
+        preconditioner = Preconditioner.shared(problem, eta)
+        if affords_classes(problem):
+            preconditioner = preconditioner.repeated()
+        return self._without_past(preconditioner, params)
+
+    def begin(
+        self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
+    ) -> PreconditionedPairs:
+        if not has_few_rows(problem):
+            return self.init(problem, params, eta)
+        return self._without_past(Preconditioner.of_diagonal(problem, eta), params)
+
+    def _without_past(self, preconditioner: Preconditioner, params: GLMParams) -> PreconditionedPairs:
+        return PreconditionedPairs(preconditioner, Pairs.empty(ravel_pytree(params)[0], self.memory))
+
+    def step(
+        self, problem: Problem, params: GLMParams, state: PreconditionedPairs, cache: DescentCache
+    ) -> tuple[GLMParams, PreconditionedPairs, DescentCache]:
+        params, state, cache = super().step(problem, params, state, cache)
+        if cache.rows is None:
+            return params, state, cache
+        gap = jnp.where(cache.rows.is_formed, 1, _CAUTION) * cache.progress.gap
+        return params, state, eqx.tree_at(lambda c: c.progress.gap, cache, gap)
 
     def row_space(self, problem: Problem, eta: Float[Array, "C n"]) -> Optional[RowSpace]:
         return RowSpace.blank(problem, eta) if has_few_rows(problem) else None
