@@ -65,12 +65,13 @@ def _cholesky(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
 
 
 def _inverse_root_by_tiles(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
-    """Tile by tile along the diagonal: what the factor has below one is taken off the rest."""
+    """Tile by tile along the diagonal: what the factor has below one is taken off the rest.  Unrolled, since
+    most of what a loop of one shape multiplies were zeros."""
     p, most = len(matrix), _LAPACK_BYTES // matrix.dtype.itemsize
     size = -(-p // -(-p // most))
     inverse, left = jnp.zeros((0, 0), matrix.dtype), jnp.zeros((p, 0), matrix.dtype)
     while len(matrix):
-        root = _inverse_by_tiles(_cholesky(matrix[:size, :size]))
+        root = _inverse_of_triangle(_cholesky(matrix[:size, :size]))
         corner = -root @ (left[: len(root)] @ inverse)
         inverse = jnp.block([[inverse, jnp.zeros_like(corner.T)], [corner, root]])
         below = matrix[size:, :size] @ root.T
@@ -79,7 +80,7 @@ def _inverse_root_by_tiles(matrix: Float[Array, "p p"]) -> Float[Array, "p p"]:
     return inverse
 
 
-def _inverse_by_tiles(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:
+def _inverse_of_triangle(factor: Float[Array, "p p"]) -> Float[Array, "p p"]:
     """Tiles along the diagonal first, then pair by pair: with the inverses of A and C that of
     [[A, 0], [B, C]] has -C^-1 B A^-1 in its corner."""
     p = len(factor)

@@ -61,8 +61,8 @@ class InverseHessian(AbstractMemory):
 class BFGS(AbstractDescent):
     """BFGS for smooth penalties; keeps two matrices of (p K + K)² numbers, so for small models.
 
-    It starts, and goes on, as :class:`LBFGS` does, from the inverse Hessian of the Gram matrix of
-    the scaled features.
+    It starts, and goes on, as :class:`LBFGS` does on more rows than features, from the inverse Hessian of
+    the Gram matrix of the scaled features.
 
     Parameters
     ----------

@@ -34,8 +34,8 @@ class AbstractMemory(eqx.Module):
     """What a solver knows of the Hessian."""
 
     def smoothed(self, problem: Problem, gradient: GLMParams, rows: Optional[RowSpace]) -> GLMParams:
-        """A model of the inverse Hessian that no step changes times ``gradient``; ``rows`` is what is
-        known besides of the rows of ``problem``."""
+        """A model of the inverse Hessian that no step changes times ``gradient``; ``rows`` is the part of
+        it, if any, that only a fit has."""
         return gradient
 
     @abc.abstractmethod
@@ -59,8 +59,8 @@ class AbstractMemory(eqx.Module):
 
 
 class DescentCache(eqx.Module):
-    """Linear predictor, gradient of the objective, that as the memory smooths it and the next direction
-    on these rows, and what only a fit knows of them, for longer than a step.
+    """Linear predictor, gradient of the objective, what the memory's ``smoothed`` makes of that and the next
+    direction on these rows, and ``rows``, which outlives a step.
 
     The linear predictor is the sum of the changes of the steps ``since`` it was last computed from
     the parameters, when its largest entry was ``widest``; that it was ``anchored`` so many times.

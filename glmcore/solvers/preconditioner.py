@@ -67,10 +67,10 @@ class Preconditioner(eqx.Module):
 
     ``root`` holds the inverse of a Cholesky factor of each class's block, in which the intercept
     comes last, or of one that they share; then the inverse is multiplied from both sides by the
-    ``scale`` of each class.  With too many features they are None and the inverse is that of the
-    blocks' ``diagonal``, which else is.  Along the unit vector ``level`` of each feature, 0 where the
-    level of the classes is not free, it is that of ``level_curvature``, of which ``stand_in`` is not
-    the penalty's.
+    ``scale`` of each class.  With too many features, or in a fit of few rows, they are None and the inverse
+    is that of the blocks' ``diagonal``, which else is None.  Along the unit vector ``level`` of each
+    feature, 0 where the level of the classes is not free, it is that of ``level_curvature``, of which
+    ``stand_in`` is not the penalty's.
     """
 
     root: Optional[Float[Array, "blocks p1 p1"]]
@@ -140,7 +140,7 @@ class Preconditioner(eqx.Module):
         return unstacked((self.stand_in * along)[:, None] * self.level)
 
     def apply(self, gradient: GLMParams, solve: Optional[Callable] = None) -> GLMParams:
-        """The inverse times ``gradient``, but for the level of the classes by another ``solve``, if given."""
+        """The inverse times ``gradient``; ``solve`` stands for :meth:`solve`, if given."""
         slope = stacked(gradient)
         along = jnp.sum(slope * self.level, axis=1)
         solved = (solve or self.solve)(slope - along[:, None] * self.level)

@@ -69,20 +69,20 @@ class Sample(eqx.Module):
     def grams(self, weights: Float[Array, "blocks m"]) -> Float[Array, "blocks p1 p1"]:
         """``design.T @ (weight[:, None] * design)`` of each row of ``weights``."""
 
-        def grams(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1 p1"]:
+        def of_block(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1 p1"]:
             design = self._scaled(X)
             # One after the other: all weighted copies of the design would not fit in a cache.
             return jax.lax.map(lambda weight: design.T @ (weight[:, None] * design), weights)
 
-        return sum_over_blocks(grams, weights, self.X, self.X.shape[1] + 1)
+        return sum_over_blocks(of_block, weights, self.X, self.X.shape[1] + 1)
 
     def squares(self, weights: Float[Array, "blocks m"]) -> Float[Array, "blocks p1"]:
         """``weights @ design**2``: the diagonals of these."""
 
-        def squares(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1"]:
+        def of_block(weights: Float[Array, "blocks b"], X: Float[Array, "b p"]) -> Float[Array, "blocks p1"]:
             return weights @ jnp.square(self._scaled(X))
 
-        return sum_over_blocks(squares, weights, self.X, self.X.shape[1] + 1)
+        return sum_over_blocks(of_block, weights, self.X, self.X.shape[1] + 1)
 
     def _scaled(self, X: Float[Array, "b p"]) -> Float[Array, "b p1"]:
         intercept = jnp.full_like(X[:, :1], self.fit_intercept)
