@@ -132,8 +132,7 @@ class AbstractDescent(AbstractSolver):
         look: Look,
         state: AbstractMemory,
     ) -> DescentCache:
-        cache = self.blank(problem, params, look)
-        return cache.by(problem, state, cache.rows)
+        return self.blank(problem, params, look).by(problem, state, None)
 
     def blank(self, problem: Problem, params: GLMParams, look: Look) -> DescentCache:
         objective = look.loss + problem.penalty_value(params.coef)
@@ -145,7 +144,7 @@ class AbstractDescent(AbstractSolver):
         return DescentCache.of(look.eta, objective, gradient, nowhere, nowhere, rows, undirected, *age)
 
     def row_space(self, problem: Problem, eta: Float[Array, "C n"]) -> Optional[RowSpace]:
-        """Room for what a refresh learns of the rows."""
+        """Room for what a refresh of a fit learns of the rows."""
         return None
 
     def drifted(self, cache: DescentCache) -> Bool[Array, ""]:
