@@ -12,7 +12,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -73,7 +72,7 @@ def vmap(batch: Batch) -> Callable[[], list]:
     fit = jax.vmap(partial(_fit, _n_classes(batch)), in_axes=batch.axes)
 
     def run():
-        coef, intercept = map(np.asarray, fit(*map(jnp.asarray, batch[:3])))
+        coef, intercept = map(np.asarray, fit(*batch[:3]))
         return list(zip(coef, intercept))
 
     return run

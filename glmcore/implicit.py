@@ -26,6 +26,7 @@ from glmcore.params import GLMParams, stacked, unstacked
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
 from glmcore.solvers.preconditioner import Preconditioner
+from glmcore.tree import unmapped
 
 #: Most products with the Hessian.
 _MAX_PRODUCTS = 500
@@ -55,11 +56,8 @@ def as_arrays(tree: Any) -> Any:
     def converted(x: Any) -> Any:
         if isinstance(x, (float, np.ndarray)):
             return jnp.asarray(x)
-        batch = x
-        while isinstance(batch, jax.core.Tracer) and hasattr(batch, "val"):
-            batch = batch.val
         # Of a NumPy array that is mapped JAX makes no constant of a program around the vmap.
-        return jnp.copy(x) if isinstance(x, jax.core.Tracer) and isinstance(batch, np.ndarray) else x
+        return jnp.copy(x) if isinstance(unmapped(x), np.ndarray) else x
 
     return jax.tree.map(converted, tree)
 

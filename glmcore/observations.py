@@ -186,7 +186,9 @@ class Categorical(AbstractObservations):
         behind = -_over_classes(jnp.add, shifted, own)
         # Two quotients: what is divided is stored, a sum would be taken anew for each class.
         total = others + label
-        residual = jnp.where(is_label, -(others / total)[None], exp / total[None])
+        # Read from the last class on, `exp` is not written over, see above; beyond a cache that is faster.
+        order = slice(None, None, -1 if others.size < _LOOP_SAMPLES else 1)
+        residual = jnp.where(is_label[order], -(others / total)[None], exp[order] / total[None])[order]
         return jnp.log1p(others + (label - 1)) + behind, residual
 
     def divergence(

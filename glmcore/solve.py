@@ -20,6 +20,7 @@ from glmcore.checks import (
 from glmcore.host_loop import Listeners
 from glmcore.identity import Identity, digest_rows
 from glmcore.implicit import as_arrays, as_function
+from glmcore.jit import inside_program
 from glmcore.many import run_many
 from glmcore.model import GLM, fit_size
 from glmcore.observations import unknown_labels
@@ -34,7 +35,7 @@ from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
-from glmcore.tree import as_count, is_concrete
+from glmcore.tree import as_count, is_concrete, is_mapped_only
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian may be the fastest way, and
 #: the multiplications that its Hessian may cost: so many, or so many products with the features.
@@ -218,7 +219,7 @@ def fit(
     [[ 0.64 -0.64]]
     """
     data, how = (model, X, y, sample_weight), (solver, init_params)
-    if is_concrete((data, how)):
+    if is_concrete((data, how)) or (is_mapped_only((data, how)) and not inside_program()):
         return _fit(*data, *how, callback)
     result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback)
     found = (result.params, result.objective), result.state.coordinates

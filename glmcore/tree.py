@@ -126,6 +126,24 @@ def sample_dtype(leaves: list) -> Any:
         return jnp.result_type(*map(jax.dtypes.canonicalize_dtype, floating), least)
 
 
+def unmapped(x: Any) -> Any:
+    """The whole batch, of which ``x`` is one entry to a function under ``jax.vmap``."""
+    while isinstance(x, jax.core.Tracer) and hasattr(x, "val"):
+        x = x.val
+    return x
+
+
+def is_mapped_only(tree: PyTree) -> bool:
+    """Whether all that is traced is batches of arrays at hand: nothing is differentiated."""
+
+    def is_batch(x: Any) -> bool:
+        batch = unmapped(x)
+        is_array = isinstance(batch, (jax.Array, np.ndarray)) and is_concrete(batch)
+        return is_array and batch.dtype == x.dtype  # JAX may have no float64
+
+    return all(is_batch(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.core.Tracer))
+
+
 def is_concrete(tree: PyTree) -> bool:
     """Whether the values of all arrays can be looked at now, outside any jax transformation."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -46,6 +46,15 @@ def test_over_data(make, strength, x64):
         agree(batch, lane, glmcore.fit(glm, features, labels))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, slow(np.float64), slow(np.int64)])
+def test_arrays_of_numpy(dtype):
+    """Outside a program, where they are fitted as they lie; the longer ones in JAX's float32."""
+    glm, (X, y) = model(glmcore.Ridge(0.05)), map(np.stack, zip(*lanes()))
+    X, fit = (3 * X).astype(dtype), jax.vmap(lambda X, y: glmcore.fit(glm, X, y))
+    batch, expected = fit(X, y), fit(jnp.asarray(X), jnp.asarray(y))
+    assert bool(eqx.tree_equal(batch, expected))
+
+
 @each
 def test_over_labels_and_weights(make, strength, x64):
     """Many targets on one X, and folds as weights."""
