@@ -215,8 +215,9 @@ def _lanes(args, batched, size: int, common: Optional[Common]):
                 X, weight, model.penalty, n_outputs, fit_intercept, in_lanes=True
             )
 
-        own_axes = (axes.model, axes.X, axes.weight)
-        coordinates, features = jax.vmap(measure, own_axes)(model, args.X, weight)
+        # To each its weights: products of features with weights that all share are many times slower.
+        own_weight = jnp.broadcast_to(weight, (size, weight.shape[-1]))
+        coordinates, features = jax.vmap(measure, (axes.model, axes.X, 0))(model, args.X, own_weight)
         design = Design.of(features, model.fit_intercept)
     else:
         design, coordinates = common.design, common.coordinates
