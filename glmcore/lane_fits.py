@@ -21,6 +21,7 @@ from glmcore.solvers.base import Standing
 from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
 from glmcore.solvers.refresh import Refresh
+from glmcore.solvers.row_space import has_few_rows
 
 #: Share of the second moment around a shared centre below which a variance is in doubt.
 _LEAST_SHARE = 1e-2
@@ -178,7 +179,9 @@ def _results(
 
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root, scale):
         params = as_params(point)
-        state = lane.solver.begin(problem, params, problem.predictor(params))
+        solver = lane.solver
+        begin = solver.begin if has_few_rows(problem) else solver.init
+        state = begin(problem, params, problem.predictor(params))
         if isinstance(state, PreconditionedPairs) and state.preconditioner.root is not None:
             # A Gram matrix for each lane may cost as much as the fits: those of ``init`` are not
             # computed, since nothing reads them.

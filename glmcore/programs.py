@@ -197,13 +197,16 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         return (is_running(run) & (run.n_iter < until)) | _is_anchored(run)
 
     def refreshed(run: Run) -> Run:
-        return Run(run.params, *refresh.anew(run.state, run.cache), run.n_iter)
+        return Run(run.params, *refresh.anew(run.state, run.cache), jnp.maximum(run.n_iter, 0))
+
+    def is_worth(run: Run) -> Bool[Array, ""]:
+        return is_running(run) & ~_is_anchored(run)
 
     refresh = solver.refresh(problem)
     if refresh is None:
         stretch = partial(jax.lax.while_loop, under_way, step)
     else:
-        stretch = partial(refresh.stretch, lambda run: run.n_iter, under_way, step, is_running, refreshed)
+        stretch = partial(refresh.stretch, lambda run: run.n_iter, under_way, step, is_worth, refreshed)
     if not solver.carries_predictor or problem.predicts_exactly:
         return stretch(run) if refresh is None else jax.lax.while_loop(under_way, stretch, run)
 

@@ -1,5 +1,7 @@
 """The model of the Hessian that descent begins with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import glmcore
 from glmcore.programs import make_problem
-from glmcore.solvers import row_space
+from glmcore.solvers import preconditioner, row_space
 from glmcore.solvers.newton import dense_hessian
 from glmcore.solvers.preconditioner import Preconditioner
 
@@ -110,3 +112,28 @@ def test_rare_classes_cost_few_steps_where_all_share_a_block():
     result = glmcore.fit(model, X.astype(np.float32), y)
     assert result.converged and result.state.solver.preconditioner.root.shape[0] == 1
     assert result.n_iter < 40
+
+
+def test_a_fit_that_begins_with_a_refresh_has_a_model_even_if_it_ends_at_once(x64, monkeypatch):
+    """Where a block a class costs too much the model is compiled once, as a refresh."""
+    X, y = rare_classes(90, 7, 3)
+    model, solver = glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(0.01)), glmcore.LBFGS()
+    own = glmcore.fit(model, X, y, solver=solver)
+    for name in ("_MULTIPLICATIONS", "_STEPS_WORTH"):
+        monkeypatch.setattr(preconditioner, name, 0)
+    X, y = X[:80], y[:80]  # a program of its own
+    first = glmcore.fit(model, X, y, solver=dataclasses.replace(solver, memory=9))
+    expected = glmcore.fit(model, X, y, solver=glmcore.Newton())
+    np.testing.assert_allclose(first.objective, expected.objective, rtol=1e-10)
+    told = []
+    for callback in (None, told.append):
+        again = glmcore.fit(
+            model, X, y, solver=dataclasses.replace(solver, memory=9), init_params=first.params, callback=callback
+        )
+        assert int(again.n_iter) == 0 and glmcore.Status[again.status] == "converged"
+        found = again.state.solver.preconditioner
+        problem = make_problem(model, jnp.asarray(X), jnp.asarray(y), jnp.ones(80))
+        there = Preconditioner.shared(problem, problem.predictor(problem.coordinates.from_user(first.params)))
+        assert found.root.shape == (1, 8, 8) and own.state.solver.preconditioner.root.shape == (3, 8, 8)
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9), found, there)
+    assert told

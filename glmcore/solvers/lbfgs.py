@@ -14,7 +14,7 @@ from glmcore.problem import Problem
 from glmcore.solvers.base import as_float, as_int
 from glmcore.solvers.line_search import AbstractDescent, AbstractMemory, DescentCache
 from glmcore.solvers.pairs import Pairs
-from glmcore.solvers.preconditioner import Preconditioner, affords_classes
+from glmcore.solvers.preconditioner import Preconditioner, affords_classes, has_root
 from glmcore.solvers.refresh import Refresh
 from glmcore.solvers.row_space import RowSpace, has_few_rows
 from glmcore.tree import as_count
@@ -106,9 +106,11 @@ class LBFGS(AbstractDescent):
     def begin(
         self, problem: Problem, params: GLMParams, eta: Float[Array, "C n"]
     ) -> PreconditionedPairs:
-        if not has_few_rows(problem):
-            return self.init(problem, params, eta)
-        return self._without_past(Preconditioner.of_diagonal(problem, eta), params)
+        if has_few_rows(problem):
+            return self._without_past(Preconditioner.of_diagonal(problem, eta), params)
+        if _is_refreshed_at_first(problem):
+            return self._without_past(Preconditioner.blank(problem), params)
+        return self.init(problem, params, eta)
 
     def _without_past(self, preconditioner: Preconditioner, params: GLMParams) -> PreconditionedPairs:
         return PreconditionedPairs(preconditioner, Pairs.empty(ravel_pytree(params)[0], self.memory))
@@ -140,7 +142,13 @@ def refresh(problem: Problem, memory: Callable[[Preconditioner, AbstractMemory],
         state = memory(Preconditioner.of(problem, cache.eta), state)
         return state, cache.by(problem, state, None)
 
-    return Refresh(anew, _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH)
+    first = _FIRST_REFRESH if affords_classes(problem) else _FIRST_SHARED_REFRESH
+    return Refresh(anew, first, _is_refreshed_at_first(problem))
+
+
+def _is_refreshed_at_first(problem: Problem) -> bool:
+    """Whether a fit begins with a refresh: where that is what ``init`` does, or large factors would be compiled twice."""
+    return has_root(problem) and not affords_classes(problem)
 
 
 def _by_rows(

@@ -40,6 +40,11 @@ _MULTIPLICATIONS = 2**28
 _LEAST_LEVEL = 2**6
 
 
+def has_root(problem: Problem) -> bool:
+    """Whether the preconditioner of this problem has a Gram matrix."""
+    return len(problem.coordinates.scale) <= _GRAM_FEATURES
+
+
 def affords_classes(problem: Problem) -> bool:
     """Whether the preconditioner of this problem has a block for each class."""
     return class_rows(problem.n_rows, *problem.coordinates.scale.shape) > 0
@@ -95,16 +100,22 @@ class Preconditioner(eqx.Module):
     @classmethod
     def shared(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":
         """The same with one block for all classes, stretched for each."""
-        p = len(problem.coordinates.scale)
-        if p > _GRAM_FEATURES:
+        if not has_root(problem):
             return cls.of_diagonal(problem, eta)
-        sample = Sample.of(problem, eta, gram_rows(p))
+        sample = Sample.of(problem, eta, gram_rows(len(problem.coordinates.scale)))
         mean, penalty = sample.bent(sample.mean_curvature), jnp.mean(sample.penalty, axis=1)[None, :]
         bent = jnp.concatenate([sample.bent(sample.curvature), mean])
         diagonals = sample.squares(bent) + jnp.concatenate([sample.penalty.T, penalty])
         scale = stretching(diagonals[-1:], diagonals[:-1]).T
         root = _inverse_roots(problem, sample, mean, penalty)
         return cls._from(problem, sample, mean, root, scale, None)
+
+    @classmethod
+    def blank(cls, problem: Problem) -> "Preconditioner":
+        """Room for that."""
+        scale = jnp.zeros_like(jnp.append(problem.coordinates.scale, problem.coordinates.scale[:1], axis=0))
+        p1, along = len(scale), jnp.zeros_like(scale[:, 0])
+        return cls(jnp.zeros((1, p1, p1), scale.dtype), scale, None, scale, along, along, problem.mask)
 
     @classmethod
     def of_diagonal(cls, problem: Problem, eta: Float[Array, "C n"]) -> "Preconditioner":

@@ -15,7 +15,7 @@ _NEVER = 2**31 - 1
 
 class Refresh(NamedTuple):
     """How what a fit knows is made ``anew`` where it has got to: after ``first`` steps, and each time
-    after ``_GROWTH`` times as many.
+    after ``_GROWTH`` times as many; and, of a fit that knows nothing ``at_first``, before those.
 
     ``anew`` makes state and cache of a single fit from those before, and the model of lanes from
     their points.
@@ -23,19 +23,21 @@ class Refresh(NamedTuple):
 
     anew: Callable
     first: int
+    at_first: bool = False
 
-    def after(self, n_iter: Int[Array, ""]) -> Int[Array, ""]:
-        """The next number of steps at which that is due."""
-        due = [n for n in (self.first * _GROWTH**k for k in range(31)) if n < _NEVER]
-        due = jnp.asarray([*due, _NEVER], jnp.int32)
-        return jnp.min(jnp.where(due > n_iter, due, _NEVER))
+    @property
+    def due(self) -> Int[Array, " times"]:
+        """The numbers of steps, ascending."""
+        later = (self.first * _GROWTH**k for k in range(31))
+        return jnp.asarray([-1] * self.at_first + [n for n in later if n < _NEVER] + [_NEVER], jnp.int32)
 
     def stretch(
         self, n_iter: Callable, goes_on: Callable, step: Callable, is_worth: Callable, renewed: Callable, at: PyTree
     ) -> PyTree:
-        """Steps from ``at`` while it ``goes_on`` and until a refresh is due by its ``n_iter``, and then, if
-        it ``is_worth`` it, what it is ``renewed``: outside of the loop of steps, for a branch in it would
-        copy at every step all that it may change."""
-        due = self.after(n_iter(at))
-        at = jax.lax.while_loop(lambda at: goes_on(at) & (n_iter(at) < due), step, at)
-        return jax.lax.cond((n_iter(at) == due) & is_worth(at), renewed, lambda at: at, at)
+        """``at``, or, if a refresh is due by its ``n_iter`` and it ``is_worth`` it, what it is ``renewed``, and
+        steps from there while it ``goes_on`` and until the next one is due: outside of the loop of steps,
+        for a branch in it would copy at every step all that it may change."""
+        due = self.due
+        at = jax.lax.cond(jnp.any(n_iter(at) == due) & is_worth(at), renewed, lambda at: at, at)
+        next = jnp.min(jnp.where(due > n_iter(at), due, _NEVER))
+        return jax.lax.while_loop(lambda at: goes_on(at) & (n_iter(at) < next), step, at)
