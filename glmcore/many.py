@@ -4,11 +4,12 @@ Fits with a smooth penalty go side by side (:mod:`glmcore.lane_fits`), in chunks
 in the cache.  Lanes that have trouble there, and all lanes of other solvers or of features so
 large that one fit keeps the machine busy, are fitted one after the other by the program of a
 single fit, which has the last word on every trouble.  Inside ``jit`` that program is a part of
-every batch; outside it is compiled when there is a first lane that needs it, and the cores of a CPU
-share the lanes (:mod:`glmcore.cores`).
+every batch that is to ``retry``; outside it is compiled when there is a first lane that needs it,
+and the cores of a CPU share the lanes (:mod:`glmcore.cores`).
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
@@ -30,6 +31,7 @@ from glmcore.penalties import UnRegularized
 from glmcore.programs import fit_once, run_fit
 from glmcore.results import FitResult
 from glmcore.solvers.row_space import goes_by_rows
+from glmcore.status import Status
 from glmcore.tree import is_at_hand, is_concrete
 
 #: Bytes of the arrays that a chunk of lanes works on: on a CPU, where those of lanes that have
@@ -61,9 +63,9 @@ class FitArgs(NamedTuple):
     solver: Any
 
 
-def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> FitResult:
+def run_many(model, X, y, weight, init_params, solver, side_by_side: bool, retry: bool) -> FitResult:
     """The fit, which a vmap turns into many; ``side_by_side`` says whether L-BFGS on all lanes may
-    stand for the solver."""
+    stand for the solver, ``retry`` whether lanes that have trouble there are fitted again."""
     args = FitArgs(model, X, y, weight, init_params, solver)
     arrays, static = eqx.partition(args, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray, np.generic)))
     _check_mesh(arrays)
@@ -76,7 +78,7 @@ def run_many(model, X, y, weight, init_params, solver, side_by_side: bool) -> Fi
     @full_precision
     def of_batch(size, in_batched, arrays):
         (batched,) = in_batched
-        result = _Batch(static, batched, size, side_by_side).fit(arrays, may_share=True)
+        result = _Batch(static, batched, size, side_by_side, retry).fit(arrays, may_share=True)
         flags, root = _all_batched(result), root_of(result)
         if root is not None and root.ndim == 3:  # shared: no axis of lanes
             flags = eqx.tree_at(root_of, flags, False)
@@ -92,6 +94,7 @@ class _Batch(NamedTuple):
     batched: FitArgs
     size: int
     side_by_side: bool
+    retry: bool
 
     def fit(self, arrays: FitArgs, may_share: bool = False) -> FitResult:
         """All results with lanes first, but for a root of which they ``may_share`` one."""
@@ -148,7 +151,7 @@ class _Batch(NamedTuple):
             # It may be larger than all else together.
             alike = may_share and is_at_hand(good) and np.all(good)
             result = with_root(result, common.root, None if alike else self.size)
-        return self._repaired(arrays, result, good)
+        return self._repaired(arrays, result, good) if self.retry else _unfinished(result, good)
 
     def _nothing(self, arrays: FitArgs) -> FitResult:
         """The results of no lanes."""
@@ -322,6 +325,13 @@ def _side_by_side(batch: _Batch, arrays: FitArgs, common: Optional[Common]):
 @quick_jit
 def _with_lanes(result: FitResult, lanes: Any, singles: FitResult) -> FitResult:
     return jax.tree.map(lambda all, some: all.at[lanes].set(some), result, singles)
+
+
+@quick_jit
+def _unfinished(result: FitResult, good: Bool[Array, " L"]) -> FitResult:
+    """With the lanes that are not good told to be so."""
+    status = jax.tree.map(partial(jnp.where, good), result.status, Status.running)
+    return eqx.tree_at(lambda result: result.status, result, status)
 
 
 _mean_weight = quick_jit(mean_weight)

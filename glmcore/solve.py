@@ -146,6 +146,7 @@ def fit(
     init_params: Optional[GLMParams | tuple] = None,
     sample_weight: Any = None,
     callback: Any = None,
+    retry: bool = True,
 ) -> FitResult:
     r"""Minimise the objective of ``model``.
 
@@ -185,6 +186,10 @@ def fit(
         Called with a :class:`FitProgress` about ten times a second and once at the end, such as
         :class:`Progress`; one with an attribute ``every`` after at most so many steps.  Or a
         :class:`Checkpoint`.  The compiled program holds no trace of it.
+    retry : bool, default True
+        Whether those of many fits that have trouble side by side are fitted again, each alone.
+        Inside ``jax.jit`` the program of a single fit is compiled for that with every ``vmap``,
+        and is about half of it; without it their status is ``running``, and they are yours to fit.
 
     Returns
     -------
@@ -220,8 +225,8 @@ def fit(
     """
     data, how = (model, X, y, sample_weight), (solver, init_params)
     if is_concrete((data, how)) or (is_mapped_only((data, how)) and not inside_program()):
-        return _fit(*data, *how, callback)
-    result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback)
+        return _fit(*data, *how, callback, retry)
+    result = _fit(*_without_derivatives(data), *_without_derivatives(how), callback, retry)
     found = (result.params, result.objective), result.state.coordinates
     params, objective = as_function(*found, *as_arrays((model, X, y, within_range(sample_weight))))
     return dataclasses.replace(result, params=params, objective=objective)
@@ -239,7 +244,7 @@ def _without_derivatives(tree: PyTree) -> PyTree:
     return jax.tree.map(fixed, tree)
 
 
-def _fit(model, X, y, sample_weight, solver, init_params, callback) -> FitResult:
+def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> FitResult:
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None
@@ -254,7 +259,7 @@ def _fit(model, X, y, sample_weight, solver, init_params, callback) -> FitResult
     X, y, weight = settled_rows(X, y, weight)
     if not is_concrete((model, X, y, weight, init_params, solver)):
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
-        result = run_many(model, X, y, weight, init_params, solver, side_by_side)
+        result = run_many(model, X, y, weight, init_params, solver, side_by_side, retry)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
     rows = centred_rows(X, y, weight, model.fit_intercept)
     del X, y, weight  # what the fit makes of them is all that it holds

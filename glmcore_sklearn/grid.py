@@ -88,8 +88,9 @@ def fit_grid(X, y, n_classes, folds, Cs, l1_ratios, fit_intercept, solvers):
         strengths, ratio = softmax.strength_and_ratio(Cs[order], l1_ratio, totals, n_classes)
         ratio = None if l1_ratio == 0 else np.asarray(ratio, X.dtype)
         path = strengths.astype(X.dtype), _lead(Cs[order]).astype(X.dtype)
-        cells = _fits_of_folds(*rows, *path, ratio, n_classes, bool(fit_intercept), solver)
-        found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, np.argsort(order)], cells))
+        how = ratio, n_classes, bool(fit_intercept), solver
+        cells = _finished(_fits_of_folds(*rows, *path, *how), *rows, path[0], *how)
+        found.append(jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], cells))
     return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *found)
 
 
@@ -143,15 +144,36 @@ def _lead(Cs):
     return weights
 
 
+def _finished(cells, X, y, train, test, strengths, ratio, n_classes, fit_intercept, solver):
+    """On the host, with those that had trouble side by side fitted again, by a program that is compiled when it is
+    needed."""
+    unfinished = np.array(glmcore.status_name(cells.status)) == "running"
+    cells = jax.tree.map(np.array, cells)
+    for fold, strength in zip(*np.nonzero(unfinished)):
+        model = _model(strengths[fold, strength], ratio, n_classes, fit_intercept)
+        alone = _fit_cell(model, X, y, train[fold], test[fold], solver)
+        jax.tree.map(lambda leaf, found: np.copyto(leaf[fold, strength, ...], found), cells, alone)
+    return cells
+
+
+@glmcore.quick_jit
+def _fit_cell(model, X, y, train, test, solver):
+    return _cell(model, glmcore.fit(model, X, y, solver=solver, sample_weight=train), X, y, test)
+
+
+def _model(strength, ratio, n_classes, fit_intercept):
+    penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
+    return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
+
+
 @glmcore.quick_jit
 def _fit_cells(X, y, train, test, strengths, lead, ratio, n_classes, fit_intercept, solver):
     def model(strength):
-        penalty = glmcore.Ridge(strength) if ratio is None else glmcore.ElasticNet(strength, ratio)
-        return glmcore.GLM(glmcore.Categorical(n_classes), penalty, fit_intercept=fit_intercept)
+        return _model(strength, ratio, n_classes, fit_intercept)
 
     def fit(start, train, test, strength):
         glm = model(strength)
-        found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train)
+        found = glmcore.fit(glm, X, y, solver=solver, init_params=start, sample_weight=train, retry=False)
         return found.params, _cell(glm, found, X, y, test)
 
     def forward(last, now):

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import glmcore
 from glmcore import GLMParams
+from glmcore_sklearn import single
 
 #: Axes of y.
 LABEL_AXES = 2
@@ -33,6 +35,10 @@ class Fits(NamedTuple):
     state: None = None
 
 
+#: Where the targets are in them.
+_FITS = Fits(_PARAMS, *[0] * 4)
+
+
 def pad_rows(X, y, *columns, at_least=0):
     """``X`` and arrays of its rows, y among them, padded to the bucket of their rows."""
     return glmcore.pad_rows(X, y, *columns, n_models=y.shape[1], at_least=at_least)
@@ -45,18 +51,49 @@ def fit(model, X, y, weight, params, solver, callback):
             "stop to tell"
         )
     mask, shared = model.mask, dataclasses.replace(model, mask=None)
-    axes = None if mask is None else 1, None, None, 1, None, None if params is None else _PARAMS, None
+    axes = _mask_axis(mask), None, None, 1, None, None if params is None else _PARAMS, None, None
     parts = max(1, y.size * model.observations.n_outputs // _LEAST_NUMBERS)
-    fits = glmcore.on_cores(_fit, axes, Fits(_PARAMS, *[0] * 4), most=parts)
-    return fits(mask, shared, *pad_rows(X, y, weight), params, _with_tol(solver, weight))
+    fits = glmcore.on_cores(_fit, axes, _FITS, most=parts)
+    is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((model, X, y, weight, params)))
+    found = fits(mask, shared, *pad_rows(X, y, weight), params, _with_tol(solver, weight), is_traced)
+    return found if is_traced else _finished(found, model, X, y, weight, params, solver)
+
+
+def _finished(found, model, X, y, weight, params, solver):
+    """With the targets that had trouble side by side fitted again, by the program of one: it is compiled when it is
+    needed."""
+    unfinished = np.flatnonzero(np.array(glmcore.status_name(found.status)) == "running")
+    if not unfinished.size:
+        return found
+    found = jax.tree.map(np.array, found)
+    for target in unfinished:
+        own = dataclasses.replace(model, mask=_of_target(model.mask, 1, target))
+        start = None if params is None else _of_target(params, _PARAMS, target)
+        alone = single.fit(own, X, y[:, target], weight, start, solver, None)
+        alone = Fits(tuple(alone.params), alone.status, alone.n_iter, alone.objective, alone.optimality)
+        jax.tree.map(np.copyto, _of_target(found, _FITS, target), alone)
+    return jax.tree.map(jnp.asarray, found)
+
+
+def _of_target(tree, axes, target):
+    """Views of one target in arrays of all."""
+
+    def view(leaf, axis):
+        return np.moveaxis(np.asarray(leaf), axis, 0)[target, ...]
+
+    return jax.tree.map(view, tree, jax.tree.broadcast(axes, tree))
+
+
+def _mask_axis(mask):
+    return None if mask is None else 1
 
 
 @glmcore.quick_jit
-def _fit(mask, model, X, y, weight, params, solver):
+def _fit(mask, model, X, y, weight, params, solver, retry):
     model = dataclasses.replace(model, mask=mask)
 
     def one(model, y, params):
-        found = glmcore.fit(model, X, y, solver=solver, init_params=params, sample_weight=weight)
+        found = glmcore.fit(model, X, y, solver=solver, init_params=params, sample_weight=weight, retry=retry)
         return tuple(found.params), (found.status, found.n_iter, found.objective, found.optimality)
 
     found, ending = _over_targets(one, model, (y, 1), (params, _PARAMS), out_axes=(_PARAMS, 0))
@@ -162,7 +199,6 @@ def _log_proba(model, params, X):
     return _over_targets(one, model, (params, _PARAMS), out_axes=1)
 
 
-
 def _with_tol(solver, weight):
     """The solver with a number for its tolerance: another one is no other program."""
     if solver.tol is not None:
@@ -179,5 +215,5 @@ def _over_targets(function, model, *batched, out_axes=0):
         return function(dataclasses.replace(shared, mask=mask), *arguments)
 
     axes = [None if argument is None else axis for argument, axis in batched]
-    each = jax.vmap(one, in_axes=(None if mask is None else 1, *axes), out_axes=out_axes)
+    each = jax.vmap(one, in_axes=(_mask_axis(mask), *axes), out_axes=out_axes)
     return each(mask, *[argument for argument, _ in batched])

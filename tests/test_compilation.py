@@ -240,6 +240,11 @@ def test_a_vmap_needs_the_program_of_single_fits_for_lanes_with_trouble_only(mon
     weights[1, 7] = np.nan
     assert glmcore.status_name(over_weights(weights)) == ["converged", "nonfinite", "converged"]
     assert len(singles) == 1
+    once = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight, retry=False).status)
+    assert glmcore.status_name(jax.jit(once)(weights)) == ["converged", "running", "converged"]
+    assert len(singles) == 1
+    assert glmcore.status_name(jax.jit(over_weights)(weights)) == ["converged", "nonfinite", "converged"]
+    assert len(singles) == 2
 
 
 def test_numbers_that_are_equal_are_not_the_same():

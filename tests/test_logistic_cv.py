@@ -73,6 +73,19 @@ def test_uneven_and_repeated_strengths_side_by_side():
     same(found, Theirs(solver="newton-cholesky", **given).fit(X, Y))
 
 
+def test_a_fit_that_is_not_at_its_minimum_in_time_has_the_steps_of_its_own_fit():
+    """Of those side by side, which go other ways."""
+    steps = {"solver": "LBFGS", "max_iter": 3}
+    found = LogisticRegressionCV(**NEW | steps).fit(X, Y)
+    assert np.all(found.n_iter_ == 3)
+    for fold, (train, test) in enumerate(StratifiedKFold(3).split(X, Y)):
+        for i, C in enumerate(found.Cs_):
+            alone = LogisticRegression(C=C, tol=1e-12, **steps).fit(X[train], Y[train])
+            np.testing.assert_allclose(found.coefs_paths_[fold, 0, i, :, :-1], alone.coef_, atol=1e-9)
+            score = get_scorer("neg_log_loss")(alone, X[test], Y[test])
+            np.testing.assert_allclose(found.scores_[fold, 0, i], score, rtol=1e-9)
+
+
 @pytest.mark.parametrize("scoring", [None, "accuracy", "neg_brier_score", make_scorer(recall_score, average="macro")])
 def test_scores_of_any_scorer(scoring):
     same(*both(X, Y, scoring=scoring))

@@ -203,6 +203,22 @@ def test_targets_that_do_not_converge_are_counted():
         population(solver_kwargs={"maxiter": 0}).fit(X, Y)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("mask, start", [(None, None), slow(MASK, (np.full((P, N, K), 0.1), np.zeros((N, K))))])
+def test_a_target_that_is_not_at_its_minimum_in_time_has_the_steps_of_its_own_fit(mask, start):
+    """Side by side it goes other ways."""
+    model = population(feature_mask=mask, solver_name="LBFGS", solver_kwargs={"maxiter": 3}).fit(X, Y, start)
+    assert glmcore.status_name(model.status_) == ["out_of_steps"] * N and isinstance(model.coef_, jax.Array)
+    for target in range(N):
+        glm = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(0.05), mask=None if mask is None else mask[:, target])
+        init_params = None if start is None else (start[0][:, target], start[1][target])
+        y = np.searchsorted(NAMES, Y[:, target])
+        single = glmcore.fit(glm, X, y, solver=glmcore.LBFGS(maxiter=3), init_params=init_params)
+        close(model.coef_[:, target], single.params.coef)
+        close(model.intercept_[target], single.params.intercept)
+        assert model.n_iter_[target] == single.n_iter == 3
+
+
 SHAPE = r"expected \(n_features, n_targets, n_classes\) = \(4, 3, 3\)"
 REFUSED = {
     "one target": (lambda: population().fit(X, Y[:, 0]), r"y should be a 2d array, got an array of shape \(60,\)"),

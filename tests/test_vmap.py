@@ -320,6 +320,15 @@ def test_lanes_with_trouble_outside_jit_are_as_inside():
     for a, b in zip(jax.tree.leaves(outside.params), jax.tree.leaves(inside.params)):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
+    told = jax.vmap(lambda weight: glmcore.fit(glm, X, y, sample_weight=weight, retry=False))
+    for found in (told(weights), jax.jit(told)(weights)):
+        names = np.array(glmcore.status_name(found.status))
+        unfinished = names == "running"
+        assert unfinished[1:3].all() and not unfinished[5:].any()
+        expected = np.array(glmcore.status_name(outside.status))
+        assert np.all(names[~unfinished] == expected[~unfinished])
+        np.testing.assert_allclose(found.params.coef[~unfinished], outside.params.coef[~unfinished], atol=1e-4)
+
     broken = np.stack([X, np.where(np.arange(240).reshape(60, 4) == 7, np.nan, X), 1e30 * X])
     each = jax.vmap(lambda X: glmcore.fit(glm, X, y))
     outside, inside = each(broken), jax.jit(each)(broken)
