@@ -21,6 +21,8 @@ from glmcore.status import Status
 _SLACK = 1.01
 #: Share of the working set that may be nonzero before a larger one is asked for.
 _CROWDED = 0.75
+#: By how much the strength may have fallen since the model of the Hessian of a fit that begins with one was made.
+_STALE = 4
 
 
 class Answers(eqx.Module):
@@ -61,13 +63,15 @@ class Reached(eqx.Module):
 
 
 class _Walk(eqx.Module):
-    """A piece of a path under way; ``seen`` is what the next look at ``params`` needs."""
+    """A piece of a path under way; ``seen`` is what the next look at ``params`` needs, ``renewed`` the strength of
+    the last fit that began with a refresh."""
 
     answers: Answers
     count: Int[Array, ""]
     params: GLMParams
     state: Any
     seen: Any
+    renewed: Float[Array, ""]
     stopped: Bool[Array, ""]
 
 
@@ -116,16 +120,18 @@ class _Piece(eqx.Module):
             params = GLMParams(params.coef[self.index], params.intercept)
         seen = self.part.predictor(params)
         problem = _stronger(self.part, strength)
-        state = self.solver.init(problem, params, seen)
+        state = self.solver.begin(problem, params, seen)
         if self._lasting:
             seen = self.solver.evaluate(problem, params, problem.look(seen), state)
-        return _Walk(reached.answers, reached.count, params, state, seen, jnp.zeros((), bool))
+        never = jnp.full_like(strength, jnp.inf)
+        return _Walk(reached.answers, reached.count, params, state, seen, never, jnp.zeros((), bool))
 
     def forward(self, walk: _Walk, strength: Float[Array, ""]) -> _Walk:
         """One strength further, or stopped where a feature is missed."""
         problem, everything = (_stronger(q, strength) for q in (self.part, self.whole))
         task = Task(problem, self.solver, self.yardstick)
-        run = advance(task, self._run(problem, walk), self.solver.maxiter)
+        is_stale = _STALE * strength <= walk.renewed
+        run = advance(task, self._run(problem, walk), self.solver.maxiter, begins=is_stale)
         found = self.solver.finish(problem, run.params, run.cache)
         run = eqx.tree_at(lambda r: r.cache.progress, run, found)
         seen = run.cache if self._lasting else problem.predictor(run.params)
@@ -142,7 +148,8 @@ class _Piece(eqx.Module):
             lambda all, one: jnp.where(missed, all, all.at[walk.count].set(one)), walk.answers, answer
         )
         count = walk.count + jnp.where(missed, 0, 1).astype(jnp.int32)
-        return _Walk(stored, count, run.params, run.state, seen, missed | crowded)
+        renewed = jnp.where(is_stale, strength, walk.renewed)
+        return _Walk(stored, count, run.params, run.state, seen, renewed, missed | crowded)
 
     def _run(self, problem: Problem, walk: _Walk) -> Run:
         if not self._lasting:

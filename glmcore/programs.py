@@ -182,8 +182,9 @@ def starting_params(problem: Problem, init_params: Optional[GLMParams]) -> GLMPa
     return GLMParams(problem.level(params.coef), params.intercept - level)
 
 
-def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
-    """Steps until the fit ends or ``until`` of them are done."""
+def advance(task: Task, run: Run, until: Int[Array, ""], begins: Any = True) -> Run:
+    """Steps until the fit ends or ``until`` of them are done; with the refresh before them, if the solver has one,
+    where it ``begins``."""
     solver, problem = task.solver, task.problem
 
     def step(run: Run) -> Run:
@@ -200,7 +201,7 @@ def advance(task: Task, run: Run, until: Int[Array, ""]) -> Run:
         return Run(run.params, *refresh.anew(run.state, run.cache), jnp.maximum(run.n_iter, 0))
 
     def is_worth(run: Run) -> Bool[Array, ""]:
-        return is_running(run) & ~_is_anchored(run)
+        return is_running(run) & ~_is_anchored(run) & (begins | (run.n_iter >= 0))
 
     refresh = solver.refresh(problem)
     if refresh is None:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import build, in_float64, model, relative_gap, small
+from helpers import build, in_float64, model, relative_gap, slow, small
 
 import glmcore
+from glmcore.solvers import preconditioner
 
 MASK = np.zeros((3, 4, 3), int)
 MASK[0, :2] = MASK[1, 2, :2] = MASK[2, 3] = 1  # (2, 2) is in no group
@@ -69,6 +70,35 @@ def test_every_answer_is_that_of_its_own_fit(name, x64):
     for i in (0, 4, 11):
         twin, params = assert_own_fit(path, i, kind, args, X, y, weight)
         assert oracle.kkt_residual(twin, *in_float64(params), X, y, weight) <= 2e-8
+
+
+@pytest.mark.parametrize("n, p", [(40, 50), slow(40, 1100)])
+def test_ridge_with_fewer_rows_than_features(n, p, x64):
+    X, y = small(n=n, p=p)
+    path = glmcore.regularization_path(model(glmcore.Ridge()), X, y, n_strengths=5, min_ratio=1e-2)
+    assert np.all(path.optimality <= 1e-8)
+    for i in (0, 4):
+        assert_own_fit(path, i, "Ridge", [1.0], X, y)
+
+
+def test_ridge_makes_no_factor_for_each_strength_where_all_classes_share_one(monkeypatch, x64):
+    for name in ("_MULTIPLICATIONS", "_STEPS_WORTH"):
+        monkeypatch.setattr(preconditioner, name, 0)
+    made, of = [], preconditioner.Preconditioner.of
+
+    def counted(problem, eta):
+        jax.debug.callback(lambda: made.append(1))
+        return of(problem, eta)
+
+    monkeypatch.setattr(preconditioner.Preconditioner, "of", counted)
+    X, y = small(n=75, p=7)
+    how = {"solver": glmcore.LBFGS(), "n_strengths": 12, "min_ratio": 1e-2}
+    path = glmcore.regularization_path(model(glmcore.Ridge()), X, y, **how)
+    jax.effects_barrier()
+    assert len(made) == 3  # the strength falls by four in four steps
+    assert np.all(path.optimality <= 1e-8) and np.all(path.n_iter < 25)
+    for i in (0, 4, 11):
+        assert_own_fit(path, i, "Ridge", [1.0], X, y)
 
 
 @each(list(KINDS)[1:])
