@@ -140,7 +140,8 @@ class _Piece(eqx.Module):
             optimality = everything.optimality(params, self.gradient(seen))
         crowded = jnp.zeros((), bool)
         if self.room is not None:
-            crowded = jnp.sum(run.params.coef != 0) > _CROWDED * self.room
+            n_free = jnp.sum(run.params.coef != 0) + run.params.intercept.size
+            crowded = n_free > _CROWDED * self.room
         allowed = jnp.where(crowded, 0, _SLACK * found.optimality)
         missed = optimality > jnp.maximum(allowed, task.tol * self.yardstick)
         answer = _answer(task, run, everything, params, optimality)
