@@ -312,8 +312,7 @@ class LogisticRegressionCV(LinearClassifier):
         # Whatever the rows: for few parameters Newton, one fit after the other.  LBFGS in lanes is two
         # to ten times as fast, but compiles for seconds longer, and most searches are run once.
         size = ((self.n_features_in_ + 1) * len(self.classes_),)
-        settings = self.tol, self.max_iter, self.random_state
-        return softmax.make_solver(self.solver, penalty, size, *settings, path=True)
+        return softmax.make_solver(self.solver, penalty, size, self.tol, self.max_iter, self.random_state)
 
     def _scores(self, found, Cs, X, labels, splits, to_scorer):
         """Scores (F, R, S) on the rows that the folds hold out."""

@@ -117,18 +117,17 @@ def check_solver(solver, C, l1_ratio, dual, n_classes):
         )
 
 
-def make_solver(solver, penalty, size, tol, max_iter, random_state=None, path=False):
+def make_solver(solver, penalty, size, tol, max_iter, random_state=None):
     """The solver of ``glmcore`` for a name of scikit-learn, a name of ours or an optax transformation.
 
-    The default goes by the ``size`` of the fit, parameters and rows, but with None it is that of steps on batches; with
-    ``path`` it is that of fits that begin where others ended.
+    The default goes by the ``size`` of the fit, parameters and rows, but with None it is that of steps on batches.
     """
     settings = {"tol": tol, "maxiter": max_iter}
     if glmcore.Optax.takes(solver):
         return glmcore.Optax(solver, **settings)
     if solver not in _SOLVERS and solver.casefold() not in map(str.casefold, names.SOLVERS):
         raise ValueError(f"unknown solver {solver!r}; known are {', '.join([*_SOLVERS, *names.SOLVERS])}")
-    kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size, path=path)
+    kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size)
     if random_state is not None and "seed" in inspect.signature(kind).parameters:
         settings["seed"] = check_random_state(random_state).randint(2**31 - 1)
     return kind(**settings)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegressionCV as Theirs
 from sklearn.metrics import get_scorer, make_scorer, recall_score
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 
+import glmcore
 from glmcore_sklearn import LogisticRegression, LogisticRegressionCV
 
 X, Y = small(n=90)
@@ -84,6 +85,15 @@ def test_a_fit_that_is_not_at_its_minimum_in_time_has_the_steps_of_its_own_fit()
             np.testing.assert_allclose(found.coefs_paths_[fold, 0, i, :, :-1], alone.coef_, atol=1e-9)
             score = get_scorer("neg_log_loss")(alone, X[test], Y[test])
             np.testing.assert_allclose(found.scores_[fold, 0, i], score, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_features", [4, 300])
+def test_sparse_fits_have_the_solver_of_fits_alone(n_features):
+    """That of a path is for features that are left out, as none are here."""
+    search = LogisticRegressionCV(solver="saga")
+    search.n_features_in_, search.classes_ = n_features, np.arange(3)
+    alone = glmcore.default_solver(glmcore.ElasticNet(), n_params=3 * (n_features + 1))
+    assert type(search._solver(0.5)) is type(alone)
 
 
 @pytest.mark.parametrize("scoring", [None, "accuracy", "neg_brier_score", make_scorer(recall_score, average="macro")])

@@ -101,6 +101,13 @@ def test_ridge_makes_no_factor_for_each_strength_where_all_classes_share_one(mon
         assert_own_fit(path, i, "Ridge", [1.0], X, y)
 
 
+def test_intercepts_of_many_classes_leave_room_for_coefficients(x64):
+    X, y = small(n=120, p=5, K=40)
+    path = glmcore.regularization_path(model(glmcore.Lasso(), K=40), X, y, n_strengths=4, min_ratio=0.1)
+    assert path.nonzeros[-1] + 40 > 64 and np.all(path.optimality <= 1e-8)
+    assert_own_fit(path, 3, "Lasso", [1.0], X, y, K=40)
+
+
 @each(list(KINDS)[1:])
 def test_it_begins_where_the_first_coefficient_leaves_zero(name, x64):
     (kind, *args), (X, y) = KINDS[name], small()
