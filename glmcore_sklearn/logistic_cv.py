@@ -309,8 +309,8 @@ class LogisticRegressionCV(LinearClassifier):
 
     def _solver(self, l1_ratio):
         penalty = glmcore.Ridge() if l1_ratio == 0 else glmcore.ElasticNet()
-        # Whatever the rows: for few parameters Newton, one fit after the other.  LBFGS in lanes is two
-        # to ten times as fast, but compiles for seconds longer, and most searches are run once.
+        # Whatever the rows: for few parameters Newton, one fit after the other.  LBFGS in lanes is one to
+        # three times as fast, but compiles for a second longer, and most searches are run once.
         size = ((self.n_features_in_ + 1) * len(self.classes_),)
         return softmax.make_solver(self.solver, penalty, size, self.tol, self.max_iter, self.random_state)
 

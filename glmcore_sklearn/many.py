@@ -54,7 +54,8 @@ def fit(model, X, y, weight, params, solver, callback):
     axes = _mask_axis(mask), None, None, 1, None, None if params is None else _PARAMS, None, None
     parts = max(1, y.size * model.observations.n_outputs // _LEAST_NUMBERS)
     fits = glmcore.on_cores(_fit, axes, _FITS, most=parts)
-    is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((model, X, y, weight, params)))
+    given = jax.tree.leaves((model, X, y, weight, params, solver))
+    is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
     found = fits(mask, shared, *pad_rows(X, y, weight), params, _with_tol(solver, weight), is_traced)
     return found if is_traced else _finished(found, model, X, y, weight, params, solver)
 
