@@ -67,7 +67,7 @@ CASES = {
 }
 #: Where the level of the classes is nobody's business, and that of an optimum any.
 BLIND = ("ridge, blind link", "own penalty")
-SLOW = ("ridge", "ridge, mask", "ridge, link", "lasso, mask")
+SLOW = ("ridge", "ridge, mask", "ridge, link", "lasso, mask", "lasso, two classes", "elastic net")
 
 
 @pytest.mark.parametrize("case", [slow(case) if case in SLOW else case for case in CASES])

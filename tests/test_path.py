@@ -308,7 +308,7 @@ def test_the_default_goes_by_the_penalty_and_the_size():
     assert name(glmcore.Ridge(), 128) == "Newton" and name(glmcore.Ridge(), 129) == "LBFGS"
 
 
-@pytest.mark.parametrize("penalty", [glmcore.Lasso(), glmcore.GroupLasso()], ids=["Lasso", "GroupLasso"])
+@pytest.mark.parametrize("penalty", [glmcore.Lasso(), slow(glmcore.GroupLasso())], ids=["Lasso", "GroupLasso"])
 def test_strengths_may_be_traced(penalty):
     X, y = small()
     strengths = jnp.array([0.1, 0.02])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 
 import glmcore
 from glmcore.programs import make_problem
@@ -92,7 +93,7 @@ def test_a_penalty_that_holds_one_class_most_costs_few_steps(n, p, K, first, oth
     assert result.converged and result.n_iter < 60
 
 
-@pytest.mark.parametrize("n, p, K", [(400, 8, 2), (400, 200, 4)])
+@pytest.mark.parametrize("n, p, K", [(400, 8, 2), slow(400, 200, 4)])
 def test_lanes_end_with_the_model_of_single_fits(n, p, K):
     X, y = rare_classes(n, p, K)
     model, solver = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(0.1)), glmcore.LBFGS()
