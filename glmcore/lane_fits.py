@@ -180,6 +180,7 @@ def _results(
     def one(lane: Lane, problem: Problem, point, n_iter, found: Found, root, scale):
         params = as_params(point)
         solver = lane.solver
+        # Where a fit begins with a refresh, what it begins with is blank.
         begin = solver.begin if has_few_rows(problem) else solver.init
         state = begin(problem, params, problem.predictor(params))
         if isinstance(state, PreconditionedPairs) and state.preconditioner.root is not None:

@@ -1,5 +1,6 @@
 """Cross-validation of a softmax over strengths of its penalty: one compiled program for all folds and strengths."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -168,8 +169,7 @@ def _model(strength, ratio, n_classes, fit_intercept):
 
 @glmcore.quick_jit
 def _fit_cells(X, y, train, test, strengths, lead, ratio, n_classes, fit_intercept, solver):
-    def model(strength):
-        return _model(strength, ratio, n_classes, fit_intercept)
+    model = partial(_model, ratio=ratio, n_classes=n_classes, fit_intercept=fit_intercept)
 
     def fit(start, train, test, strength):
         glm = model(strength)

@@ -34,6 +34,11 @@ class Fits(NamedTuple):
     optimality: Any
     state: None = None
 
+    @classmethod
+    def of(cls, result):
+        """Of all that ``glmcore.fit`` returns."""
+        return cls(tuple(result.params), result.status, result.n_iter, result.objective, result.optimality)
+
 
 #: Where the targets are in them.
 _FITS = Fits(_PARAMS, *[0] * 4)
@@ -71,8 +76,7 @@ def _finished(found, model, X, y, weight, params, solver):
         own = dataclasses.replace(model, mask=_of_target(model.mask, 1, target))
         start = None if params is None else _of_target(params, _PARAMS, target)
         alone = single.fit(own, X, y[:, target], weight, start, solver, None)
-        alone = Fits(tuple(alone.params), alone.status, alone.n_iter, alone.objective, alone.optimality)
-        jax.tree.map(np.copyto, _of_target(found, _FITS, target), alone)
+        jax.tree.map(np.copyto, _of_target(found, _FITS, target), Fits.of(alone))
     return jax.tree.map(jnp.asarray, found)
 
 
@@ -95,10 +99,9 @@ def _fit(mask, model, X, y, weight, params, solver, retry):
 
     def one(model, y, params):
         found = glmcore.fit(model, X, y, solver=solver, init_params=params, sample_weight=weight, retry=retry)
-        return tuple(found.params), (found.status, found.n_iter, found.objective, found.optimality)
+        return Fits.of(found)
 
-    found, ending = _over_targets(one, model, (y, 1), (params, _PARAMS), out_axes=(_PARAMS, 0))
-    return Fits(found, *ending)
+    return _over_targets(one, model, (y, 1), (params, _PARAMS), out_axes=_FITS)
 
 
 def init_state(model, params, X, y, weight, solver):

@@ -52,8 +52,8 @@ def test_of_two_classes_it_is_the_inverse_hessian(x64):
 
 @pytest.mark.parametrize("K, own", [(2, True), (4, True), (4, False)])
 # Of the intercept, which no more than 10 p1 roundings hold, what is left are differences of large numbers.
-@pytest.mark.parametrize("fit_intercept, share", [(True, 1e-2), (False, 1e-8)])
-def test_of_few_rows_it_is_that_of_their_gram_matrix(K, own, fit_intercept, share, x64, monkeypatch):
+@pytest.mark.parametrize("fit_intercept, rtol", [(True, 1e-2), (False, 1e-6)])
+def test_of_few_rows_it_is_that_of_their_gram_matrix(K, own, fit_intercept, rtol, x64, monkeypatch):
     X, y = rare_classes(20, 40, K)
     model = glmcore.GLM(glmcore.Categorical(K), glmcore.Ridge(0.01), fit_intercept=fit_intercept)
     problem = make_problem(model, jnp.asarray(X), jnp.asarray(y), jnp.ones(20))
@@ -69,7 +69,8 @@ def test_of_few_rows_it_is_that_of_their_gram_matrix(K, own, fit_intercept, shar
     whole = (Preconditioner.of if own else Preconditioner.shared)(problem, eta)
     found = diagonal.apply(point, lambda slope: rows.solve(problem, slope, diagonal.solve))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole.apply(point))):
-        np.testing.assert_allclose(one, other, rtol=0, atol=share * np.abs(other).max())
+        # Entries below a hundredth of the largest hold rounding of that one.
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-2 * rtol * np.abs(other).max())
 
 
 @pytest.mark.parametrize("K", [2, 5])
