@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from glmcore.centring import centred_rows
@@ -146,7 +147,7 @@ def fit(
     init_params: Optional[GLMParams | tuple] = None,
     sample_weight: Any = None,
     callback: Any = None,
-    retry: bool = True,
+    retry: Any = True,
 ) -> FitResult:
     r"""Minimise the objective of ``model``.
 
@@ -245,6 +246,8 @@ def _without_derivatives(tree: PyTree) -> PyTree:
 
 
 def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> FitResult:
+    if not isinstance(retry, (bool, np.bool_)):
+        raise TypeError(f"retry must be True or False, found {retry!r}")
     listeners = Listeners.of(callback)
     X, y, weight = check_data(model, X, y, sample_weight)
     chosen = solver is not None

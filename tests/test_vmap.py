@@ -308,6 +308,13 @@ def test_the_model_of_the_hessian_in_the_state_of_a_lane_is_that_of_its_fit(diff
     np.testing.assert_allclose(here, there, rtol=0.4)  # each from somewhere on the way
 
 
+@pytest.mark.parametrize("retry", ["never", None, 1, np.array([True, False])])
+def test_retry_is_yes_or_no(retry):
+    X, y = small()
+    with pytest.raises(TypeError, match="retry must be True or False, found"):
+        glmcore.fit(model(glmcore.Ridge(0.05)), X, y, retry=retry)
+
+
 def test_lanes_with_trouble_outside_jit_are_as_inside():
     X, y = small()
     X, glm = X.astype(np.float32), model(glmcore.Ridge(0.05))
