@@ -12,10 +12,11 @@ from glmcore.coordinates import Coordinates
 from glmcore.dense import DenseProblem
 from glmcore.host_loop import HostLoop, Listeners
 from glmcore.identity import Identity
+from glmcore.least_norm import levelled_params
 from glmcore.model import GLM
 from glmcore.padding import pad_rows
 from glmcore.params import GLMParams
-from glmcore.programs import advance_and_tell, finish, in_dtype, run_fit, start
+from glmcore.programs import advance_and_tell, finish, in_dtype, params_so_far, run_fit, start
 from glmcore.reading import Reader
 from glmcore.results import FitResult
 from glmcore.solvers import LBFGS, SVRG, Newton, ProximalGradient, ProxSVRG
@@ -136,11 +137,13 @@ def fit_batches(
     problem = StreamedProblem.of(model, found, sample)
     if init_params is None:
         init_params = _optimum_of_sample(model, found, sample)
+    loop.begins_at(lambda: levelled_params(problem, problem.null_params())[0] if init_params is None else init_params)
     sweeper = Sweeper(reader, problem, found.class_weights.sum(), loop.tell_batch)
     return loop.run(
         *staged(sweeper, start, problem, init_params, solver),
         advance=lambda *args: staged(sweeper, advance_and_tell, *args),
         finish=lambda *args: staged(sweeper, finish, *args),
+        params=params_so_far,
         identity=identity,
     )
 

@@ -28,11 +28,19 @@ def least_norm_params(
     objective to least norm: the level of the classes, and without a penalty the null space of
     the features.  A class without weight gets coef 0 and an intercept floor.  And what the
     rounding of the intercept cut off."""
-    coordinates, present = problem.coordinates, problem.present
     coef = params.coef
     if isinstance(problem.penalty, UnRegularized):
-        coef = jnp.where(present[None, :], without_null_space(problem, coef), 0)
-    user, cut = coordinates.to_user_and_cut(GLMParams(problem.level(coef), params.intercept))
+        coef = jnp.where(problem.present[None, :], without_null_space(problem, coef), 0)
+    return levelled_params(problem, GLMParams(coef, params.intercept))
+
+
+def levelled_params(
+    problem: Problem, params: GLMParams
+) -> tuple[GLMParams, Float[Array, " K"]]:
+    """:func:`least_norm_params` but for the null space of the features, which takes a factorisation."""
+    coordinates, present = problem.coordinates, problem.present
+    coef = problem.level(params.coef)
+    user, cut = coordinates.to_user_and_cut(GLMParams(coef, params.intercept))
     intercept = user.intercept
     if problem.shift_invariant:
         intercept = intercept - jnp.mean(intercept, where=present)

@@ -18,7 +18,7 @@ from glmcore.dense import DenseProblem
 from glmcore.host_loop import HostLoop, Listeners
 from glmcore.identity import Identity
 from glmcore.jit import quick_jit
-from glmcore.least_norm import least_norm_params, recedes
+from glmcore.least_norm import least_norm_params, levelled_params, recedes
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized, penalises_all
 from glmcore.problem import Look, Problem
@@ -325,6 +325,13 @@ def advance_and_tell(
     return run, task.status(run), run.cache.progress.optimality / task.yardstick
 
 
+@quick_jit
+def params_so_far(task: Task, run: Run) -> GLMParams:
+    """The user's parameters of a fit that is under way."""
+    params, _ = levelled_params(task.problem, run.params)
+    return params
+
+
 _jit_start, _jit_finish = quick_jit(_start), quick_jit(finish)
 _jit_advance = quick_jit(advance_and_tell)
 
@@ -335,7 +342,7 @@ def fit_with_callback(
     """The same pieces, a loop on the host between them."""
     loop = HostLoop(solver, listeners)
     task, run = _jit_start(model, X, y, weight, moments, init_params, solver)
-    return loop.run(task, run, _jit_advance, _jit_finish, identity)
+    return loop.run(task, run, _jit_advance, _jit_finish, params_so_far, identity)
 
 
 @quick_jit

@@ -1,5 +1,6 @@
 """What a fit returns and what it tells on the way."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
 import equinox as eqx
@@ -158,6 +159,9 @@ class FitProgress(NamedTuple):
         How the fit stands: ``running`` until it is ``done``.
     done : bool
         Whether this is the last call.
+    params : callable
+        ``params()`` are the parameters as they stand, on the user's scale; for the callback to call before the
+        next step is done.
     n_passes, batch : int, optional
         Passes completed and the batch of the one under way, where ``fit_batches`` tells of these
         between two steps.
@@ -173,6 +177,20 @@ class FitProgress(NamedTuple):
     >>> model = glmcore.GLM(glmcore.Categorical(2), glmcore.Ridge(0.1))
     >>> result = glmcore.fit(model, X, y, callback=tell)
     converged, within tol: True
+
+    Stop where the loss of other rows no longer falls:
+
+    >>> class EarlyStopping:
+    ...     every = 1
+    ...     best = float("inf")
+    ...     def __call__(self, progress):
+    ...         loss = model.loss(progress.params(), X[1:], y[1:])
+    ...         if loss >= self.best:
+    ...             raise StopIteration
+    ...         self.best = loss
+    >>> result = glmcore.fit(model, X, y, callback=EarlyStopping())
+    >>> glmcore.status_name(result.status)
+    'stopped'
     """
 
     n_iter: int
@@ -183,5 +201,6 @@ class FitProgress(NamedTuple):
     elapsed: float
     status: Status
     done: bool
+    params: Callable[[], GLMParams]
     n_passes: Optional[int] = None
     batch: Optional[int] = None

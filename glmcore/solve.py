@@ -185,8 +185,10 @@ def fit(
         the weights are traced.
     callback : callable, or a list or tuple of callables, optional
         Called with a :class:`FitProgress` about ten times a second and once at the end, such as
-        :class:`Progress`; one with an attribute ``every`` after at most so many steps.  Or a
-        :class:`Checkpoint`.  The compiled program holds no trace of it.
+        :class:`Progress`; one with an attribute ``every`` after at most so many steps.  If it raises
+        ``StopIteration``, the fit ends there, with what it has and the status ``stopped``; of several
+        processes all have to, at the same step.  Or a :class:`Checkpoint`.  The compiled program holds no
+        trace of it.
     retry : bool, default True
         Whether those of many fits that have trouble side by side are fitted again, each alone.
         Inside ``jax.jit`` the program of a single fit is compiled for that with every ``vmap``,

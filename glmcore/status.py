@@ -45,6 +45,7 @@ class Status(eqx.Enumeration):
         "some labels are not from 0 to K - 1; inside jax.jit or jax.vmap only this status can tell, "
         "and the answer is of no use"
     )
+    stopped = "stopped by a callback before the fit had converged to tol"
 
 
 _NAMES = (
@@ -57,6 +58,7 @@ _NAMES = (
     "nonfinite",
     "missing_class",
     "unknown_label",
+    "stopped",
 )
 
 

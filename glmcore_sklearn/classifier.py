@@ -3,10 +3,11 @@
 import jax
 
 from glmcore_sklearn import reports, single
+from glmcore_sklearn.callbacks import TakesCallbacks
 from glmcore_sklearn.fitting import FittingGLM
 
 
-class ClassifierGLM(FittingGLM):
+class ClassifierGLM(TakesCallbacks, FittingGLM):
     r"""Multinomial (softmax) generalized linear model for classification.
 
     .. math:: \min_{w, b} \frac{1}{\sum_i \omega_i} \sum_i \omega_i

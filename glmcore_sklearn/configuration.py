@@ -135,7 +135,7 @@ class ConfiguredGLM(BaseEstimator):
             for name, value in self.get_params().items()
         }
         other = type(self)(**copied)
-        for name in ("_metadata_request", "_sklearn_output_config"):
+        for name in ("_metadata_request", "_sklearn_output_config", "_skl_callbacks"):
             if name in vars(self):
                 vars(other)[name] = vars(self)[name]
         return other

@@ -11,6 +11,7 @@ import numpy as np
 import glmcore
 from glmcore_sklearn import batches, names, persistence, reports
 from glmcore_sklearn.atomic import unchanged_on_error
+from glmcore_sklearn.callbacks import telling
 from glmcore_sklearn.inputs import check_names
 from glmcore_sklearn.prediction import PredictingGLM
 
@@ -94,13 +95,14 @@ class FittingGLM(PredictingGLM):
         sklearn.exceptions.ConvergenceWarning
             If the optimality residual did not reach ``tol``: steps, residual and what to change.
         """
-        with unchanged_on_error(self):
+        with telling(self, X, y, sample_weight) as listeners, unchanged_on_error(self):
             batch = self._first_batch(X, y, sample_weight, keep_classes=False)
             model, solver = self._model(self._mask(batch)), self._solver_for(batch)
             if init_params is not None:
                 init_params = self._check_params(init_params, batch)
             callbacks = names.make_callbacks(vars(self)["solver_kwargs"])
-            result = self._run(model, solver, init_params, batch, callbacks)
+            told = listeners(lambda params: _attributes(params, batch))
+            result = self._run(model, solver, init_params, batch, [*told, *callbacks])
             reports.warn_of_unused_strength(self.regularizer, vars(self)["regularizer_strength"])
             present = self._finish(result, solver, batch)
             self._store(model, tuple(result.params), result.state, batch, present=present)
@@ -301,6 +303,13 @@ class FittingGLM(PredictingGLM):
         callbacks = names.make_callbacks(vars(self)["solver_kwargs"])
         result = self._run(self._model(self._mask(batch)), self._solver_for(batch), params, batch, callbacks)
         return tuple(result.params), result.state, result
+
+
+def _attributes(params, batch):
+    coef, intercept = params
+    names_found = batch.features.names
+    found = {} if names_found is None else {"feature_names_in_": names_found}
+    return {"coef_": coef, "intercept_": intercept, **found}
 
 
 def _on_host(number):

@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 import glmcore
 from glmcore_sklearn import labels, reports, softmax
 from glmcore_sklearn.atomic import unchanged_on_error
+from glmcore_sklearn.callbacks import TakesCallbacks, telling
 from glmcore_sklearn.inputs import check_numbers, check_sample_weight, check_unmasked
 from glmcore_sklearn.linear import LinearClassifier
 from glmcore_sklearn.stream import Stream, is_plain
@@ -60,7 +61,7 @@ class Samples(NamedTuple):
         return float(len(self.y) if self.weight is None else self.weight.sum())
 
 
-class LogisticRegression(LinearClassifier):
+class LogisticRegression(TakesCallbacks, LinearClassifier):
     r"""Multinomial logistic regression: a drop-in for ``sklearn.linear_model.LogisticRegression``.
 
     .. math:: \min_{W, b} C \sum_i \omega_i \left(\log \sum_k e^{x_i W_k + b_k} - x_i W_{y_i} - b_{y_i}\right)
@@ -193,7 +194,7 @@ class LogisticRegression(LinearClassifier):
         sklearn.exceptions.ConvergenceWarning
             If the optimality residual did not reach `tol`: steps, residual and what to change.
         """
-        with unchanged_on_error(self):
+        with telling(self, X, y, sample_weight) as listeners, unchanged_on_error(self):
             self._validate_params()
             C, l1_ratio = self._strength()
             check_numbers(X)
@@ -206,9 +207,9 @@ class LogisticRegression(LinearClassifier):
             with softmax.precision(X.dtype):
                 samples = Samples(X, y, class_and_sample_weight(self.class_weight, classes, y, sample_weight))
                 start = self._start(X, classes) if self.warm_start else None
-                result = self._run(samples, classes, C, l1_ratio, start)
-                self.coef_, self.intercept_ = softmax.from_params(result.params)
-            self.classes_ = classes
+                told = listeners(lambda params: _attributes(params, classes))
+                result = self._run(samples, classes, C, l1_ratio, start, told)
+                vars(self).update(_attributes(result.params, classes))
             self.n_iter_ = np.array([result.n_iter], np.int32)
             vars(self).pop("_stream", None)
         return self
@@ -321,17 +322,18 @@ class LogisticRegression(LinearClassifier):
             )
         return softmax.to_params(coef, np.asarray(self.intercept_))
 
-    def _run(self, samples, classes, C, l1_ratio, start):
+    def _run(self, samples, classes, C, l1_ratio, start, told):
         model = self._model(samples, len(classes), C, l1_ratio)
         n_rows, n_features = samples.X.shape
         solver = self._solver(model, ((n_features + 1) * len(classes), n_rows))
+        shown = self._callback or (glmcore.Progress() if self.verbose else None)
         result = glmcore.fit(
             model,
             *samples[:2],
             solver=solver,
             init_params=start,
             sample_weight=samples.weight,
-            callback=self._callback or (glmcore.Progress() if self.verbose else None),
+            callback=[*told, shown] if shown else told,
         )
         weight = np.ones(len(samples.y)) if samples.weight is None else samples.weight
         reports.report(result, solver, samples.y, weight, classes, reports.SKLEARN_ADVICE)
@@ -397,6 +399,11 @@ class LogisticRegression(LinearClassifier):
 
 #: Compiled once per types and shapes.
 _initialize = glmcore.quick_jit(glmcore.GLM.initialize_params)
+
+
+def _attributes(params, classes):
+    coef, intercept = softmax.from_params(params)
+    return {"coef_": coef, "intercept_": intercept, "classes_": classes}
 
 
 def _ones(samples):

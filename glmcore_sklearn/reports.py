@@ -78,7 +78,7 @@ def report(result, solver, y, weight, classes, advice=ADVICE):
         seen = np.bincount(y[weight > 0], minlength=len(classes))
         missing = classes[seen == 0].tolist()
         warn(f"the weights of the classes {missing} are all zero: they are left out")
-    elif status != "converged":
+    elif status not in ("converged", "stopped"):  # it is the callback of a user that stops a fit
         warn(_not_converged(result, solver, status, advice), ConvergenceWarning)
 
 

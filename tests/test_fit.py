@@ -515,7 +515,7 @@ def test_a_result_tells_how_it_ended():
 
 
 def test_every_status_has_a_message():
-    for name in ("converged", "out_of_steps", "stalled", "far_from_zero", "separable", "nonfinite", "missing_class", "unknown_label"):
+    for name in ("converged", "out_of_steps", "stalled", "far_from_zero", "separable", "nonfinite", "missing_class", "unknown_label", "stopped"):
         assert isinstance(glmcore.Status[getattr(glmcore.Status, name)], str)
 
 

@@ -20,6 +20,7 @@ NAMES = [
     "streams",
     "sharding",
     "batches",
+    "callback",
     "checkpoint",
     "displays",
 ]
