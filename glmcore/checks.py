@@ -11,11 +11,12 @@ from jaxtyping import Float, PyTree
 
 from glmcore.coordinates import Coordinates
 from glmcore.jit import quick_jit
-from glmcore.model import GLM, LEAST_WEIGHT, MOST_WEIGHT, check_indices, check_not_empty
+from glmcore.model import GLM, check_indices, check_not_empty
 from glmcore.observations import unknown_labels
 from glmcore.padding import on_host
 from glmcore.params import GLMParams, check_mirrors
 from glmcore.penalties import AbstractScalablePenalty
+from glmcore.rows import LEAST_WEIGHT, MOST_WEIGHT
 from glmcore.sharding import reduced
 from glmcore.status import Status
 from glmcore.tree import is_concrete, is_real, module_of, sample_dtype
@@ -220,7 +221,8 @@ def within_range(weight: Any, high: Any = None) -> Any:
     if weight is None or not is_concrete(weight):
         return weight
     high = reduced(_range, _as_array(weight, "sample_weight"))[1] if high is None else high
-    return weight if LEAST_WEIGHT < high < MOST_WEIGHT else weight / float(high)
+    root = 1.0 if LEAST_WEIGHT < high < MOST_WEIGHT else float(high) ** -0.5
+    return weight if root == 1 else weight * root * root
 
 
 def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:

@@ -17,6 +17,7 @@ from glmcore.penalties import may_spare_some
 from glmcore.problem import Problem
 from glmcore.programs import Run, Task, conclude, in_dtype
 from glmcore.results import FitResult
+from glmcore.rows import row_shares
 from glmcore.solvers.base import Standing
 from glmcore.solvers.lbfgs import PreconditionedPairs
 from glmcore.solvers.newton import dense_hessian
@@ -208,7 +209,7 @@ def _results(
 def _lanes(args, batched, size: int, common: Optional[Common]):
     """Lanes, and which of them could be measured."""
     model, solver = in_dtype((args.model, args.solver), args.weight.dtype)
-    weight = args.weight / jnp.sum(args.weight, axis=-1, keepdims=True)
+    weight = row_shares(args.weight)
     axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
     own, measured = None, jnp.ones(size, bool)
     if common is None:

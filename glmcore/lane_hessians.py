@@ -11,6 +11,7 @@ from glmcore.factors import diagonal_of, inverse_root
 from glmcore.lanes import Lanes, as_point
 from glmcore.lockstep import Points
 from glmcore.problem import Problem
+from glmcore.rows import row_shares
 from glmcore.solvers.preconditioner import class_rows, level_curvature, stretching
 from glmcore.solvers.refresh import Refresh
 from glmcore.solvers.sample import LEAST_CURVATURE
@@ -132,7 +133,7 @@ def mean_lane(values: Float[Array, "L *shape"], finite: Bool[Array, " L"]) -> Fl
 
 def mean_weight(weight: Float[Array, "*L n"]) -> Float[Array, " n"]:
     """Mean share of each row over the lanes whose weights are finite: the others are for themselves."""
-    share = weight / jnp.sum(weight, axis=-1, keepdims=True)
+    share = row_shares(weight)
     return share if weight.ndim == 1 else mean_lane(share, jnp.all(jnp.isfinite(share), axis=1))
 
 

@@ -17,12 +17,10 @@ from glmcore.observations import AbstractObservations, InverseLink, check_link, 
 from glmcore.params import GLMParams, check_mirrors, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, UnRegularized
 from glmcore.problem import Problem
+from glmcore.rows import moderate
 from glmcore.sharding import on_automatic_mesh
 from glmcore.solvers.base import default_tol
 from glmcore.tree import is_concrete, sample_dtype
-
-#: Largest weights that are less or more than these are scaled, and those of a batch refused.
-LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 
 
 def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
@@ -253,9 +251,7 @@ def _weights(sample_weight: Optional[Any], X: PyTree) -> Float[Array, " n"]:
     weight = jnp.asarray(sample_weight, dtype)
     if weight.shape != (n,):
         raise ValueError(f"sample_weight must have shape ({n},), found {weight.shape}")
-    # Only ratios count: keep the sum of the weights from overflowing.
-    high = jax.lax.stop_gradient(jnp.max(weight))
-    return jnp.where((LEAST_WEIGHT < high) & (high < MOST_WEIGHT), weight, weight / high)
+    return moderate(weight, jax.lax.stop_gradient(jnp.max(weight)))
 
 
 def _without_idle_rows(X: PyTree, weight: Array) -> PyTree:

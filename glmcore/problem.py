@@ -224,7 +224,7 @@ class Problem(eqx.Module):
         # Coefficients that are masked or of a class that is left out stay 0.
         free = self.present[None, :]
         if self.mask is not None:
-            free = free & jnp.all(self.mask, axis=1, keepdims=True)
+            free = free & jnp.all(self.mask | ~free, axis=1, keepdims=True)
         return jnp.where(free, levelled, coef)
 
     def pressure(self, gradient: Float[Array, "p K"]) -> Float[Array, "p K"]:

@@ -23,6 +23,7 @@ from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized, penalises_all
 from glmcore.problem import Look, Problem
 from glmcore.results import FitResult, HeldOut, SolverState
+from glmcore.rows import row_shares
 from glmcore.solvers.base import AbstractSolver, Standing
 from glmcore.status import Status
 from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
@@ -273,7 +274,7 @@ def make_problem(model, X, y, weight, moments=None, of_stream: bool = False) -> 
     """The problem of these rows, all there are or the first ones ``of_stream``; with ``moments``
     they come from :func:`~glmcore.centring.centred_rows`."""
     n_outputs = model.observations.n_outputs
-    share = weight / jnp.sum(weight) if moments is None else weight
+    share = row_shares(weight) if moments is None else weight
     coordinates, features = Coordinates.measure(
         X, share, model.penalty, n_outputs, model.fit_intercept, moments
     )

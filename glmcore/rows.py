@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from glmcore.factors import qr_triangle
 
+#: Largest weights that are less or more than these are scaled, and those of a batch refused.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-15, 1e15
 #: Rows of a block.  XLA runs one product over n rows on a CPU up to four times slower than blocks of
 #: some hundred, and blocks round better besides: of fewer rows where the sums of all blocks stay in a
 #: cache, unless there is one row of weights only.
@@ -17,6 +19,19 @@ BLOCK_ROWS, _SMALL_BLOCK_ROWS = 512, 128
 _VECTOR, _MANY_ROWS, _WIDE_BLOCK_ROWS = 16, 256, 64
 #: Numbers that are worked on at once, so that they stay in a cache.
 _CACHED_NUMBERS = 2**20
+
+
+def row_shares(weight: Float[Array, "*L n"]) -> Float[Array, "*L n"]:
+    """Weights over their sum."""
+    weight = moderate(weight, jnp.max(weight, axis=-1, keepdims=True))
+    return weight / jnp.sum(weight, axis=-1, keepdims=True)
+
+
+def moderate(weight: Float[Array, "*L n"], high: Float[Array, "..."]) -> Float[Array, "*L n"]:
+    """Weights, of which only ratios count and the largest is ``high``, whose sum does not overflow."""
+    # In two steps: the inverse of a large number of float32 is zero to XLA.
+    root = jnp.where((LEAST_WEIGHT < high) & (high < MOST_WEIGHT), 1, 1 / jnp.sqrt(high))
+    return weight * root * root
 
 
 def row_sums(weights: Float[Array, "K n"], X: Float[Array, "n p"]) -> Float[Array, "K p"]:

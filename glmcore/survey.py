@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from glmcore.coordinates import is_sure
 from glmcore.identity import digest_rows
-from glmcore.model import LEAST_WEIGHT
 from glmcore.reading import Chunk, Reader
+from glmcore.rows import LEAST_WEIGHT
 from glmcore.sweeps import over_blocks
 
 #: Bytes of the features of the sample, and the rows that it has in any case and at most.

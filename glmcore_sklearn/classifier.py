@@ -1,6 +1,7 @@
 """The estimator that looks like the reference and computes with ``glmcore``."""
 
 import jax
+import numpy as np
 
 from glmcore_sklearn import reports, single
 from glmcore_sklearn.callbacks import TakesCallbacks
@@ -113,3 +114,6 @@ class ClassifierGLM(TakesCallbacks, FittingGLM):
 
     def _finish(self, result, solver, batch):
         reports.report(result, solver, batch.y, batch.weight, self.classes_)
+        if batch.n_used == len(batch.weight):
+            return None
+        return np.bincount(batch.y[batch.weight > 0], minlength=len(self.classes_)) > 0

@@ -154,11 +154,11 @@ class PredictingGLM(ClassifierMixin, ConfiguredGLM):
         padded_X, padded_y, padded_weight = self._targets.pad_rows(X, y, weight)
         relative = weight.reshape(-1, *[1] * (y.ndim - 1))
         sample_scores = self._targets.log_likelihood(model, params, padded_X, padded_y)
-        score = aggregate_sample_scores(jax.device_put(relative * _first_rows(sample_scores, X)))
+        score = aggregate_sample_scores(_weighted(relative, _first_rows(sample_scores, X)))
         if score_type == "log-likelihood":
             return score
         null = self._targets.null_log_likelihood(model, padded_y, padded_weight)
-        null = aggregate_sample_scores(jax.device_put(relative * _first_rows(null, X)))
+        null = aggregate_sample_scores(_weighted(relative, _first_rows(null, X)))
         undefined = null == 0
         if np.any(undefined):
             warn(
@@ -276,6 +276,11 @@ def _first_rows(values, X):
     """The rows that X had before it was padded; cut on the host, where that needs no program."""
     n_rows = jax.tree.leaves(X)[0].shape[0]
     return values if len(values) == n_rows else np.asarray(values)[:n_rows]
+
+
+def _weighted(weight, values):
+    # Of a class all of whose rows have weight 0 the null log-likelihood is minus infinity.
+    return jax.device_put(weight * (values if weight.all() else np.where(weight > 0, values, 0)))
 
 
 def compute_loss(sample_weight=None):

@@ -9,6 +9,7 @@ import inspect
 import jax
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 
 import glmcore
 from glmcore_sklearn import names
@@ -122,11 +123,12 @@ def make_solver(solver, penalty, size, tol, max_iter, random_state=None):
 
     The default goes by the ``size`` of the fit, parameters and rows, but with None it is that of steps on batches.
     """
-    settings = {"tol": tol, "maxiter": max_iter}
+    settings = {"tol": tol, "maxiter": int(max_iter)}  # which may be a bool
     if glmcore.Optax.takes(solver):
         return glmcore.Optax(solver, **settings)
     if solver not in _SOLVERS and solver.casefold() not in map(str.casefold, names.SOLVERS):
-        raise ValueError(f"unknown solver {solver!r}; known are {', '.join([*_SOLVERS, *names.SOLVERS])}")
+        known = ", ".join([*_SOLVERS, *names.SOLVERS])
+        raise InvalidParameterError(f"unknown solver {solver!r}; known are {known}")
     kind = names.solver_class(_SOLVERS.get(solver, solver), penalty, size)
     if random_state is not None and "seed" in inspect.signature(kind).parameters:
         settings["seed"] = check_random_state(random_state).randint(2**31 - 1)

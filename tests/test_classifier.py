@@ -326,6 +326,16 @@ def test_a_pseudo_r2_of_one_class_is_nan_with_a_warning(fitted, score_type):
     assert np.isfinite(fitted.score(X, np.zeros(N, int)))
 
 
+def test_rows_of_weight_zero_count_for_nothing_though_they_be_a_whole_class(fitted):
+    weight = (Y != 2).astype(float)
+    score = fitted.score(X, Y, "pseudo-r2-McFadden", sample_weight=weight)
+    expected = fitted.score(X[Y != 2], Y[Y != 2], "pseudo-r2-McFadden")
+    assert relative_error(score, expected) < 1e-5
+    with pytest.warns(UserWarning, match=r"weights of the classes \[2\] are all zero"):
+        weighted = new().fit(X, Y, sample_weight=weight)
+    assert weighted.dof_resid_ == new(n_classes=2).fit(X[Y != 2], Y[Y != 2]).dof_resid_
+
+
 @pytest.mark.parametrize("aggregate", [jnp.sum, np.sum, jnp.mean, np.median, lambda ll: ll.min()])
 def test_scores_are_aggregated_as_told(fitted, aggregate):
     ll = numpy_log_proba(fitted)[np.arange(N), Y]

@@ -104,6 +104,16 @@ def test_least_norm_where_features_are_collinear(x64):
     assert int(glm.degrees_of_freedom(result.params, doubled)) == rank + 2
 
 
+def test_least_norm_of_a_feature_masked_in_a_class_without_weight(x64):
+    mask = np.ones((X.shape[1], 3), bool)
+    mask[0, 1] = False  # the others of this feature are free all the same
+    weight = (Y != 1).astype(float)
+    start = glmcore.GLMParams(np.full(mask.shape, 2.0), np.zeros(3))
+    result = glmcore.fit(masked("UnRegularized", mask), X, Y, sample_weight=weight, init_params=start)
+    assert result.converged
+    np.testing.assert_allclose(result.params.coef.sum(axis=1), 0, atol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Ridge", "UnRegularized"])
 def test_a_batch_of_masks(kind, x64):

@@ -341,3 +341,21 @@ def test_lanes_with_trouble_outside_jit_are_as_inside():
     outside, inside = each(broken), jax.jit(each)(broken)
     assert glmcore.status_name(outside.status) == glmcore.status_name(inside.status)
     np.testing.assert_allclose(outside.params.coef[0], inside.params.coef[0], atol=1e-4)
+
+
+def test_weights_whose_sum_overflows_are_those_over_the_largest_of_them():
+    X, y = small()
+    glm = model(glmcore.Ridge(0.02))
+    weight = np.linspace(1, 2, len(y), dtype=np.float32)
+
+    def fit(weight):
+        return glmcore.fit(glm, X, y, sample_weight=weight)
+
+    expected = fit(weight)
+    large = jnp.asarray(weight * np.float32(1e38))
+    assert not np.isfinite(large.sum())
+    lanes = jnp.stack([weight, large])
+    many = [jax.tree.map(lambda leaf: leaf[1], how(lanes)) for how in (jax.vmap(fit), jax.jit(jax.vmap(fit)))]
+    for result in (fit(large), jax.jit(fit)(large), *many):
+        assert is_status(result, "converged")
+        np.testing.assert_allclose(result.params.coef, expected.params.coef, atol=1e-5)
