@@ -16,20 +16,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.sparse.linalg import cg
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from glmcore.coordinates import Coordinates
 from glmcore.jit import full_precision
 from glmcore.least_norm import without_null_space
 from glmcore.params import GLMParams, stacked, unstacked
-from glmcore.penalties import UnRegularized
+from glmcore.penalties import ElasticNet, Lasso, Ridge, UnRegularized
 from glmcore.problem import Problem
 from glmcore.solvers.preconditioner import Preconditioner
 from glmcore.tree import unmapped
 
-#: Most products with the Hessian.
-_MAX_PRODUCTS = 500
+#: Most products with the Hessian, and the error of an inner product with one, in roundings of the factors.
+_MAX_PRODUCTS, _NOISE = 500, 32
 
 #: Parameters of the user and the objective there.
 Optimum = tuple[GLMParams, Float[Array, ""]]
@@ -86,12 +85,9 @@ def _tangent(found: Optimum, coordinates: Coordinates, data: list, tangents: lis
 
 
 def _solver(problem: Problem, params: GLMParams) -> Callable:
-    """Conjugate gradients, in the directions that the objective sees."""
+    """Conjugate residuals, in the directions that the objective sees."""
     model = Preconditioner.of(problem, problem.predictor(params))
     free, level = _seen(problem, params)
-    rounding = jnp.finfo(level.dtype).eps ** (2 / 3)
-    # Without a penalty the null space of the features may be among them.
-    lift = rounding if isinstance(problem.penalty, UnRegularized) else 0.0
 
     def seen(slope: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
         slope = jnp.where(free, slope, 0)
@@ -101,12 +97,61 @@ def _solver(problem: Problem, params: GLMParams) -> Callable:
         return stacked(model.apply(unstacked(slope)))
 
     def solve(product: Callable, slope: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
-        def lifted(step: Float[Array, "p1 K"]) -> Float[Array, "p1 K"]:
-            return product(step) + lift * step
-
-        return seen(cg(lifted, seen(slope), tol=rounding, maxiter=_MAX_PRODUCTS, M=smooth)[0])
+        return seen(_least_squares(product, smooth, seen(slope)))
 
     return solve
+
+
+class _Residuals(eqx.Module):
+    """Conjugate residuals under way: of what is left of the slope the product with the preconditioner, and
+    how much the Hessian bends along that; the ``change`` that the ``direction`` makes."""
+
+    solution: Float[Array, "p1 K"]
+    smooth: Float[Array, "p1 K"]
+    size: Float[Array, ""]
+    direction: Float[Array, "p1 K"]
+    change: Float[Array, "p1 K"]
+    count: Int[Array, ""]
+
+
+def _least_squares(
+    product: Callable, smooth: Callable, slope: Float[Array, "p1 K"]
+) -> Float[Array, "p1 K"]:
+    """What solves ``product(step) = slope`` as far as there is a solution: of equal features, which a sparse
+    penalty leaves undetermined, say, a slope may have a part that no step has, with which conjugate
+    gradients diverge.  By preconditioned conjugate residuals (Hayami, 2003, on singular systems)."""
+    eps = jnp.finfo(slope.dtype).eps
+
+    def improve(at: _Residuals) -> _Residuals:
+        change = smooth(at.change)
+        length = at.size / jnp.sum(at.change * change)
+        left = at.smooth - length * change
+        bent = product(left)
+        size = jnp.sum(left * bent)
+        more = size / at.size
+        return _Residuals(
+            solution=at.solution + length * at.direction,
+            smooth=left,
+            size=size,
+            direction=left + more * at.direction,
+            change=bent + more * at.change,
+            count=at.count + 1,
+        )
+
+    first = smooth(slope)
+    bent = product(first)
+    size = jnp.sum(first * bent)
+    start = _Residuals(jnp.zeros_like(slope), first, size, first, bent, jnp.zeros((), jnp.int32))
+
+    length, noise = jnp.linalg.norm(first), _NOISE * eps * jnp.linalg.norm(bent)
+
+    def unfinished(at: _Residuals) -> Bool[Array, ""]:
+        # What no step has does not bend but for rounding.
+        rounding = noise * jnp.sum(jnp.square(at.smooth))
+        left = (at.size > eps ** (4 / 3) * size) & (at.size * length > rounding)
+        return left & (at.count < _MAX_PRODUCTS)
+
+    return jax.lax.while_loop(unfinished, improve, start).solution
 
 
 def _seen(problem: Problem, params: GLMParams) -> tuple[Bool[Array, "p1 K"], Float[Array, "p1 K"]]:
@@ -151,13 +196,26 @@ def _slope_and_value(
 def _to_user(problem: Problem, step: GLMParams) -> GLMParams:
     """A step of inner parameters as one of the user's, whose intercepts have a mean of zero."""
     coordinates, present, coef = problem.coordinates, problem.present, problem.masked(step.coef)
-    if isinstance(problem.penalty, UnRegularized):  # the null space does not move with the weights
-        coef = without_null_space(jax.lax.stop_gradient(problem), coef)
+    if isinstance(problem.penalty, (UnRegularized, Ridge, Lasso, ElasticNet)):
+        coef = _without_flat(jax.lax.stop_gradient(problem), coef)
     coef = coordinates.scale * coef
     intercept = step.intercept - coordinates.centre @ coef
     if problem.shift_invariant:
         intercept = intercept - jnp.mean(intercept, where=present)
     return GLMParams(coordinates.split(coef), jnp.where(present, intercept, 0))
+
+
+def _without_flat(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "p K"]:
+    """Coefficients without their part in the null space of the features, which does not move with the weights,
+    where the penalty does not bend: as ever the least norm."""
+    if isinstance(problem.penalty, UnRegularized):
+        return without_null_space(problem, coef)
+    if isinstance(problem.penalty, Ridge) and jnp.ndim(problem.penalty.strength) == 0:
+        return coef  # which is known by its fit to be above zero
+    _, bend = problem.curvature()
+    flat = (bend == 0) & (True if problem.mask is None else problem.mask)
+    problem = eqx.tree_at(lambda q: q.mask, problem, flat, is_leaf=_is_none)
+    return jnp.where(flat, without_null_space(problem, coef), coef)
 
 
 def _is_none(x: Any) -> bool:

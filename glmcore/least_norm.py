@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from glmcore.dense import DenseProblem
-from glmcore.factors import inverse_root, qr_basis, right_singular
+from glmcore.factors import diagonal_of, inverse_root, qr_basis, right_singular
 from glmcore.params import GLMParams
 from glmcore.penalties import UnRegularized
 from glmcore.problem import Problem
@@ -131,20 +131,27 @@ def _few(problem: DenseProblem, rows: Shaped[Array, "n *p"]) -> Shaped[Array, "m
     return rows[:: -(-problem.n_rows // _FEW_ROWS)]
 
 
-def _see_all(rows: Float[Array, "m p"], used: Bool[Array, " m"]) -> Bool[Array, ""]:
-    """Whether the ``used`` rows surely see every direction of the features."""
+def _see_all(
+    rows: Float[Array, "m p"], used: Bool[Array, " m"], idle: Bool[Array, " p"] | None = None
+) -> Bool[Array, ""]:
+    """Whether the ``used`` rows surely see every direction of the features that are not ``idle``."""
     rows = jnp.where(used[:, None], rows, 0)
+    if idle is not None:
+        rows = jnp.where(idle[None, :], 0, rows)
     gram = rows.T @ rows
+    if idle is not None:
+        gram = gram + jnp.diag(jnp.where(idle, jnp.max(diagonal_of(gram)) + 1, 0))
     noise = 100 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
     return jnp.isfinite(inverse_root(gram - noise * jnp.eye(len(gram), dtype=gram.dtype))[-1, -1])
 
 
 def _has_full_rank(problem: Problem) -> Bool[Array, ""]:
-    """Whether some rows alone tell that the features are not collinear; else it is not known."""
+    """Whether some rows alone tell that the features that are fitted are not collinear; else it is not known."""
     if not isinstance(problem, DenseProblem):
         return jnp.zeros((), bool)
     X = _few(problem, problem.X) * problem.coordinates.unit[None, :]
-    return _see_all(X, _few(problem, problem.weight > 0))
+    idle = None if problem.mask is None else ~jnp.any(problem.mask, axis=1)
+    return _see_all(X, _few(problem, problem.weight > 0), idle)
 
 
 def _row_space(

@@ -213,3 +213,54 @@ def test_without_a_penalty_collinear_features_stay_out_of_their_null_space(x64):
     expected = (coef(WEIGHT + 1e-4 * move) - coef(WEIGHT - 1e-4 * move)) / 2e-4
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(np.array([1, -2, 0, 0, -1]) @ np.asarray(found)).max() < 1e-8
+
+
+@pytest.mark.parametrize("kind", [glmcore.Lasso, lambda s: glmcore.ElasticNet(s, 1.0)], ids=["Lasso", "ElasticNet"])
+def test_of_equal_features_backward_and_forward(kind, x64):
+    features, y = np.column_stack([X, X[:, 0]]), labels(3)
+
+    def value(strength, of_least_norm=lambda coef: coef):
+        coef = of_least_norm(glmcore.fit(model(kind(strength)), features, y).params.coef)
+        return jnp.sum(coef**2) + jnp.sum(coef[0] * jnp.arange(3))  # which differs among the equal ones
+
+    def as_equals(coef):
+        return coef.at[jnp.array([0, 4])].set((coef[0] + coef[4])[None, :] / 2)
+
+    found = jax.grad(value)(0.02)
+    slope = (value(0.02 + EPS, as_equals) - value(0.02 - EPS, as_equals)) / (2 * EPS)
+    np.testing.assert_allclose(found, slope, rtol=1e-4)
+    np.testing.assert_allclose(jax.jvp(value, (0.02,), (1.0,))[1], found, rtol=1e-8)
+
+
+def test_of_collinear_features_without_a_strength_nothing_moves_in_their_null_space(x64):
+    features, y = np.column_stack([X, X[:, 0] - 2 * X[:, 1]]), labels(3)
+
+    def fit(strength):
+        glm = model(glmcore.Ridge(strength * np.array([0, 0, 1, 1, 0])[:, None]))
+        return glm, glmcore.fit(glm, features, y).params
+
+    def value(strength):
+        glm, params = fit(strength)
+        return glm.loss(params, features, y)
+
+    found = jax.jacobian(lambda strength: fit(strength)[1].coef)(0.02)
+    assert np.abs(np.array([1, -2, 0, 0, -1]) @ np.asarray(found)).max() < 1e-6 * np.abs(found).max()
+    np.testing.assert_allclose(jax.grad(value)(0.02), (value(0.02 + EPS) - value(0.02 - EPS)) / (2 * EPS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"], indirect=True)
+def test_of_a_link_that_is_blind_to_another_direction(precision):
+    def link(eta):
+        scale = jnp.array([1, 2, 0.5], precision)
+        return jax.nn.log_softmax(eta * jnp.broadcast_to(scale, eta.shape), axis=-1)
+
+    def value(strength):
+        glm = glmcore.GLM(glmcore.Categorical(3), glmcore.Ridge(strength), inverse_link=link)
+        params = glmcore.fit(glm, X.astype(precision), labels(3)).params
+        return params, jnp.sum(jnp.sin(glm.log_proba(params, X.astype(precision))))
+
+    found = jax.jacrev(value)(0.1)
+    step = 1e-2 if precision == "float32" else 1e-4
+    slope = (value(0.1 + step)[1] - value(0.1 - step)[1]) / (2 * step)
+    np.testing.assert_allclose(found[1], slope, rtol=1e-2 if precision == "float32" else 1e-5)
+    assert np.abs(found[0].intercept).max() < 100 * np.abs(found[0].coef).max()
