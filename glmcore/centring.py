@@ -1,5 +1,6 @@
 """Rows in the memory of the host, centred: the one copy that a fit makes of its data."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,6 +18,13 @@ _CACHED_NUMBERS = 2**18
 _SUMMED_ROWS = 8192
 #: Numbers of columns that are looked at more closely, at once.
 _GATHERED_NUMBERS = 2**21
+#: Rows that tell whether some values may lie far out, by so many times their range, and how far; one in so
+#: many of these, at either end, may be such a value itself.
+_FEW_ROWS, _SOME_ROWS = 16, 128
+_FAR_OUT, _FAR_OUT_ROWS = 100, 32
+#: Where a few values lie so many times as far out as the others, gradients in the spread of these are to be so
+#: small.  Below, heavy tails are as common as such values.
+_ISOLATED, _LEFT_OUT = 5e3, 1e-3
 #: Bytes from which a second thread pays.
 _LARGE_BYTES = 2**24
 
@@ -81,6 +89,34 @@ def _centred(
         closer = _quietly(_look_closer, centred[:n], share[:n], doubtful, fit_intercept)
         deviation[doubtful] = closer
     return centred, Moments(centre, deviation.astype(rows.dtype))
+
+
+def seeing_all(solver: Any, X: PyTree, deviation: Float[np.ndarray, " p"], n: int) -> Any:
+    """The solver with a lower tolerance where a few values lie far out: to their scale, which is that of their
+    features, gradients of all the other rows are small wherever they are."""
+    far = isolation(X, deviation, n)
+    if far < _ISOLATED or _LEFT_OUT / far >= solver.tol:
+        return solver
+    return dataclasses.replace(solver, tol=_LEFT_OUT / far)
+
+
+def isolation(X: PyTree, deviation: Float[np.ndarray, " p"], n: int) -> float:
+    """How many times the ``deviation`` of a feature, of n rows, is the spread of nearly all of its values, where a
+    few lie far out; 1 where none do."""
+    X = [x[:n] for x in map(np.asarray, jax.tree.leaves(X))]
+    few = np.concatenate([x[:: max(1, n // _FEW_ROWS)][:_FEW_ROWS] for x in X], axis=1)
+    if len(few) < _FEW_ROWS:
+        return 1.0
+    spread = np.minimum(np.ptp(few[::2], axis=0), np.ptp(few[1::2], axis=0))
+    columns = np.flatnonzero((spread > 0) & (deviation > _FAR_OUT * spread))
+    if not columns.size:
+        return 1.0
+    some = np.concatenate([x[:: max(1, n // _SOME_ROWS)] for x in X], axis=1)[:, columns]
+    some = np.sort(some.astype(np.float64), axis=0)
+    few_out = len(some) // _FAR_OUT_ROWS
+    spread = (some[-1 - few_out] - some[few_out]) / 4
+    ratio = deviation[columns] / np.where(spread > 0, spread, np.inf)  # the others are constant but for a few
+    return float(ratio.max(initial=1.0))
 
 
 def _look_closer(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from glmcore.centring import centred_rows
+from glmcore.centring import centred_rows, seeing_all
 from glmcore.checks import check_data, check_model, check_penalty, tell_of_labels
 from glmcore.jit import quick_jit
 from glmcore.model import GLM, fit_size
@@ -181,7 +181,10 @@ class _Path(eqx.Module):
             solver = default_solver(model.penalty, *fit_size(model, X), path=True)
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
-        return cls(model, centred_rows(X, y, weight, model.fit_intercept), solver)
+        rows = centred_rows(X, y, weight, model.fit_intercept)
+        if rows[-1] is not None:
+            solver = seeing_all(solver, rows[0], rows[-1].deviation, len(y))
+        return cls(model, rows, solver)
 
     @property
     def shape(self) -> tuple[int, int]:

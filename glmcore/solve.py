@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from glmcore.centring import centred_rows
+from glmcore.centring import centred_rows, seeing_all
 from glmcore.checks import (
     check_data,
     check_model,
@@ -25,7 +25,7 @@ from glmcore.jit import inside_program
 from glmcore.many import run_many
 from glmcore.model import GLM, fit_size
 from glmcore.observations import unknown_labels
-from glmcore.padding import bucket, pad_rows
+from glmcore.padding import bucket, on_host, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
@@ -158,6 +158,10 @@ def fit(
     bound the memory, and fits that share X share its products; others, those without a penalty whose
     weights differ, and those with an X of their own of fewer rows than features, go one after the other.
 
+    Where a few values of a feature lie thousands of times as far out as all the others (a code for missing
+    values, say), the tolerance is lowered: to their scale the others would hardly count.  Seen in features at
+    hand, not in traced ones.
+
     Under ``jax.grad`` and its kin ``params`` and ``objective`` are functions of the strengths, X and
     the weights, by the implicit function theorem: with t what moves and v the parameters in which
     the objective F is smooth (not those that a sparse penalty holds at zero),
@@ -263,11 +267,17 @@ def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> Fi
     identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
     X, y, weight = settled_rows(X, y, weight)
     if not is_concrete((model, X, y, weight, init_params, solver)):
+        if all(map(on_host, jax.tree.leaves(X))):
+            deviation = np.concatenate([np.std(x, axis=0) for x in jax.tree.leaves(X)])
+            solver = seeing_all(solver, X, deviation, len(y))
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         result = run_many(model, X, y, weight, init_params, solver, side_by_side, retry)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
+    n_rows = len(y)
     rows = centred_rows(X, y, weight, model.fit_intercept)
     del X, y, weight  # what the fit makes of them is all that it holds
+    if rows[-1] is not None:
+        solver = seeing_all(solver, rows[0], rows[-1].deviation, n_rows)
     if not listeners:
         return run_fit(model, *rows, init_params, solver)
     return fit_with_callback(model, *rows, init_params, solver, listeners, identity)

@@ -47,6 +47,8 @@ def _how_far(solver, optimality, status, advice):
     found = f"{float(optimality):.1e}, tol {tol:.1e}"
     if status == "out_of_steps" and float(optimality) <= tol:
         found += ": that is within, but the objective is still to fall by more than tol/100 of itself"
+    if status == "stalled" and float(optimality) <= tol:
+        found += ": that is within, but less is asked for where a few values of a feature lie far out"
     return f"{found}. To change that, {what_to_change(status, optimality.dtype, advice)}."
 
 

@@ -1,0 +1,93 @@
+"""Features of which a few values lie so far out that all the others look alike beside them."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import build, model, small
+from oracle import objective
+
+import glmcore
+from glmcore.centring import isolation
+
+X, Y = (np.asarray(data, kind) for data, kind in zip(small(), (np.float64, int)))
+STRENGTH = 1 / 60
+
+
+def with_row(value):
+    features = X.copy()
+    features[0] = value
+    return features
+
+
+def with_entry(value):
+    features = X.copy()
+    features[3, 2] = value
+    return features
+
+
+OUTLIERS = {
+    "a row of codes for missing values": with_row(-999999.0),
+    "a large row": with_row(1e7),
+    "an entry": with_entry(1e6),
+    "two rows": np.concatenate([with_row(1e6), 1e6 * X[:1]]),
+}
+
+
+@pytest.mark.parametrize("solver", [None, glmcore.LBFGS, glmcore.BFGS, glmcore.ProximalNewton])
+@pytest.mark.parametrize("features", OUTLIERS.values(), ids=OUTLIERS)
+def test_the_other_rows_are_fitted_too(features, solver, x64):
+    glm, y = model(glmcore.Ridge(STRENGTH)), np.append(Y, Y[0])[: len(features)]
+    best = glmcore.fit(glm, features, y, solver=glmcore.Newton(tol=1e-13))
+    found = glmcore.fit(glm, features, y, solver=(solver or glmcore.Newton)(tol=1e-4))
+    assert found.converged and value(found, features, y) <= value(best, features, y) * (1 + 1e-6)
+
+
+def value(result, features, y):
+    coef, intercept = (np.asarray(leaf, np.float64) for leaf in result.params)
+    return objective(build("Ridge", STRENGTH)[1], coef, intercept, features, y)
+
+
+@pytest.mark.parametrize("features", OUTLIERS.values(), ids=OUTLIERS)
+def test_float32_does_not_say_that_it_has_arrived_where_it_has_not(features):
+    glm, y = model(glmcore.Ridge(STRENGTH)), np.append(Y, Y[0])[: len(features)]
+    features = features.astype(np.float32)
+    with jax.enable_x64(True):
+        best = glmcore.fit(glm, features.astype(np.float64), y, solver=glmcore.Newton(tol=1e-13))
+    found = glmcore.fit(glm, features, y)
+    assert not found.converged or value(found, features, y) <= value(best, features, y) * (1 + 1e-5)
+
+
+def test_lanes_that_share_such_features_are_fitted_as_each_alone(x64):
+    features, solver = OUTLIERS["an entry"], glmcore.LBFGS(tol=1e-4)
+
+    def fit(strength):
+        return glmcore.fit(model(glmcore.Ridge(strength)), features, Y, solver=solver)
+
+    strengths = np.array([STRENGTH, STRENGTH / 10])
+    lanes = jax.vmap(fit)(strengths)
+    assert lanes.converged.all()
+    for strength, found in zip(strengths, lanes.objective):
+        np.testing.assert_allclose(found, fit(strength).objective, rtol=1e-7)
+
+
+@pytest.mark.parametrize("penalty", [glmcore.Ridge(1.0), glmcore.Lasso(1.0)], ids=repr)
+def test_a_path_sees_the_other_rows_too(penalty, x64):
+    features, solver = OUTLIERS["an entry"], glmcore.ProximalNewton(tol=1e-4)
+    strengths = np.array([1 / 6, 1 / 60])
+    path = glmcore.regularization_path(model(penalty), features, Y, strengths, solver=solver)
+    assert path.converged.all()
+    for strength, found in zip(strengths, path.objective):
+        best = glmcore.fit(model(type(penalty)(strength)), features, Y, solver=glmcore.ProximalNewton(tol=1e-11))
+        np.testing.assert_allclose(found, best.objective, rtol=1e-6)
+
+
+def test_only_values_far_from_nearly_all_others_count():
+    rng = np.random.default_rng(0)
+    rare = (rng.random((2000, 3)) < 1e-3).astype(float)
+    heavy = np.exp(3 * rng.normal(size=(2000, 3)))
+    common = np.where(rng.random((2000, 3)) < 0.2, -9999.0, rng.normal(size=(2000, 3)))
+    for features in (X, rare, heavy, common):
+        assert isolation(features, features.std(axis=0), len(features)) < 5e3
+    features = OUTLIERS["an entry"]
+    far = features[:, 2].std() / X[:, 2].std()
+    assert 0.5 * far < isolation(features, features.std(axis=0), len(features)) < 2 * far
