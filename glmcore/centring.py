@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import jax
 import numpy as np
@@ -91,10 +91,13 @@ def _centred(
     return centred, Moments(centre, deviation.astype(rows.dtype))
 
 
-def seeing_all(solver: Any, X: PyTree, deviation: Float[np.ndarray, " p"], n: int) -> Any:
+def seeing_all(solver: Any, X: PyTree, n: int, moments: Optional[Moments] = None) -> Any:
     """The solver with a lower tolerance where a few values lie far out: to their scale, which is that of their
     features, gradients of all the other rows are small wherever they are."""
-    far = isolation(X, deviation, n)
+    with np.errstate(all="ignore"):
+        leaves = jax.tree.leaves(X)
+        deviation = np.concatenate([np.std(x, axis=0) for x in leaves]) if moments is None else moments.deviation
+        far = isolation(leaves, deviation, n)
     if far < _ISOLATED or _LEFT_OUT / far >= solver.tol:
         return solver
     return dataclasses.replace(solver, tol=_LEFT_OUT / far)

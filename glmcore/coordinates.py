@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from glmcore.params import GLMParams, split_rows, stack_columns, stack_rows
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty
-from glmcore.rounding import compensated_sum, two_product_error
+from glmcore.rounding import compensated_dot
 from glmcore.rows import row_squares, row_sums
 from glmcore.tree import safe_sqrt, where_needed
 
@@ -127,13 +127,13 @@ class Coordinates(eqx.Module):
     def to_user(self, params: GLMParams) -> GLMParams:
         return self.to_user_and_cut(params)[0]
 
-    def to_user_and_cut(self, params: GLMParams) -> tuple[GLMParams, Float[Array, " K"]]:
-        """The user's parameters, and what the rounding of their intercept, once, cut off."""
+    def to_user_and_cut(
+        self, params: GLMParams, level: Float[Array, ""] | float = 0.0
+    ) -> tuple[GLMParams, Float[Array, " K"]]:
+        """The user's parameters, with an intercept that is lower by ``level``, and what its rounding, once, cut off."""
         coef, centre = self.scale * params.coef, self.centre[:, None]
-        terms = jnp.concatenate([params.intercept[None, :], -centre * coef])
-        zero = jnp.zeros_like(params.intercept)[None, :]
-        remainder = jnp.concatenate([zero, -two_product_error(centre, coef)])
-        intercept, cut = compensated_sum(terms, remainder)
+        terms = jnp.stack([params.intercept, jnp.full_like(params.intercept, -level)])
+        intercept, cut = compensated_dot(terms, -centre, coef)
         return GLMParams(self.split(coef), intercept), cut
 
     def from_user(self, params: GLMParams) -> GLMParams:

@@ -40,13 +40,13 @@ def levelled_params(
     """:func:`least_norm_params` but for the null space of the features, which takes a factorisation."""
     coordinates, present = problem.coordinates, problem.present
     coef = problem.level(params.coef)
-    user, cut = coordinates.to_user_and_cut(GLMParams(coef, params.intercept))
-    intercept = user.intercept
+    level = 0.0
     if problem.shift_invariant:
-        intercept = intercept - jnp.mean(intercept, where=present)
+        level = jnp.mean(params.intercept - coordinates.centre @ (coordinates.scale * coef), where=present)
+    user, cut = coordinates.to_user_and_cut(GLMParams(coef, params.intercept), level)
     # exp of the floor is the smallest positive number: no other class notices.
     floor = jnp.log(jnp.finfo(coef.dtype).tiny)
-    return GLMParams(user.coef, jnp.where(present, intercept, floor)), cut
+    return GLMParams(user.coef, jnp.where(present, user.intercept, floor)), cut
 
 
 def identifiable(problem: Problem) -> Int[Array, ""]:

@@ -183,7 +183,7 @@ class _Path(eqx.Module):
         solver = with_default_tol(solver, weight.dtype)
         rows = centred_rows(X, y, weight, model.fit_intercept)
         if rows[-1] is not None:
-            solver = seeing_all(solver, rows[0], rows[-1].deviation, len(y))
+            solver = seeing_all(solver, rows[0], len(y), rows[-1])
         return cls(model, rows, solver)
 
     @property

@@ -30,6 +30,8 @@ from glmcore.tree import all_finite, tree_norm, tree_where, where_needed
 
 #: Share of tol that bounds the predicted relative distance of the objective to its minimum.
 _GAP_PER_TOL = 0.01
+#: The same of what rounding the intercept adds to the objective.
+_HARM_PER_TOL = 0.1
 
 
 class Task(eqx.Module):
@@ -77,7 +79,7 @@ class Task(eqx.Module):
         status, problem = self.status(run), self.problem
         # The loss bends by at most 1/2 in the linear predictor.
         harm = jnp.sum(jnp.square(cut)) / 4
-        unheld = (harm > self.tol * self._size(run.cache.progress, 0.5)) & self._has_classes
+        unheld = (harm > _HARM_PER_TOL * self.tol * self._size(run.cache.progress, 0.5)) & self._has_classes
         converged = status == Status.converged
         status = Status.where(converged & unheld, Status.far_from_zero, status)
         # A bound on the residual had arrived and the residual itself has not, by its rounding.

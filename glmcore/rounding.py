@@ -1,4 +1,4 @@
-"""Error-free transformations: sums and products together with their rounding errors.
+"""Sums of products that are rounded once, and what rounding cut off.
 
 Ogita, Rump & Oishi, Accurate sum and dot product, SIAM J. Sci. Comput. 26 (2005).
 """
@@ -10,40 +10,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def two_product_error(
-    a: Float[Array, "..."], b: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """``a * b`` minus its rounded value, exactly (Dekker's product, algorithm 3.3)."""
-    a_high, a_low = _halves(a)
-    b_high, b_low = _halves(b)
-    error = a * b - a_high * b_high - a_low * b_high - a_high * b_low
-    return a_low * b_low - error
-
-
 @jax.custom_jvp
-def compensated_sum(
-    terms: Float[Array, "m K"], errors: Float[Array, "m K"]
+def compensated_dot(
+    terms: Float[Array, "m K"], a: Float[Array, "p 1"], b: Float[Array, "p K"]
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """Sum of ``terms + errors`` over the first axis, rounded once, and what rounding cut off.
+    """Sum of ``terms`` and of ``a * b`` over the first axes, rounded once, and what rounding cut off.
 
-    One reduction of pairs, in any order: the rounding error of each addition (Knuth's two-sum)
-    joins the errors.
+    One reduction of pairs, in any order: the rounding error of each addition (Knuth's two-sum) joins those
+    before it.  Products are those of halves, which are exact: a compiler may round them with a sum, at once.
     """
 
-    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, error = _two_sum(a[0], b[0])
-        return total, a[1] + b[1] + error
+    def add(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+        total, error = _two_sum(one[0], other[0])
+        return total, one[1] + other[1] + error
 
+    products = [x * y for x in _halves(a) for y in _halves(b)]
+    terms = jnp.concatenate([terms, *products])
     zero = jnp.zeros((), terms.dtype)
-    return _two_sum(*jax.lax.reduce((terms, errors), (zero, zero), add, (0,)))
+    return _two_sum(*jax.lax.reduce((terms, jnp.zeros_like(terms)), (zero, zero), add, (0,)))
 
 
-@compensated_sum.defjvp
-def _of_tangents(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+@compensated_dot.defjvp
+def _of_tangents(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
     # JAX differentiates reductions by sums and products only.
-    result = compensated_sum(*primals)
-    total = jnp.sum(tangents[0] + tangents[1], axis=0)
-    return result, (total, jnp.zeros_like(total))
+    (_, a, b), (terms, da, db) = primals, tangents
+    total = jnp.sum(terms, axis=0) + jnp.sum(da * b + a * db, axis=0)
+    return compensated_dot(*primals), (total, jnp.zeros_like(total))
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
@@ -53,7 +45,8 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _halves(a: Array) -> tuple[Array, Array]:
-    bits = jnp.finfo(a.dtype).nmant + 1
-    shifted = a * (2.0 ** ((bits + 1) // 2) + 1)
-    high = shifted - (shifted - a)
+    """The upper half of the digits of a number, and the rest."""
+    lower = (jnp.finfo(a.dtype).nmant + 2) // 2
+    bits = jax.lax.bitcast_convert_type(a, jnp.int32 if a.dtype.itemsize == 4 else jnp.int64)
+    high = jax.lax.bitcast_convert_type((bits >> lower) << lower, a.dtype)
     return high, a - high

@@ -268,8 +268,7 @@ def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> Fi
     X, y, weight = settled_rows(X, y, weight)
     if not is_concrete((model, X, y, weight, init_params, solver)):
         if all(map(on_host, jax.tree.leaves(X))):
-            deviation = np.concatenate([np.std(x, axis=0) for x in jax.tree.leaves(X)])
-            solver = seeing_all(solver, X, deviation, len(y))
+            solver = seeing_all(solver, X, len(y))
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         result = run_many(model, X, y, weight, init_params, solver, side_by_side, retry)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
@@ -277,7 +276,7 @@ def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> Fi
     rows = centred_rows(X, y, weight, model.fit_intercept)
     del X, y, weight  # what the fit makes of them is all that it holds
     if rows[-1] is not None:
-        solver = seeing_all(solver, rows[0], rows[-1].deviation, n_rows)
+        solver = seeing_all(solver, rows[0], n_rows, rows[-1])
     if not listeners:
         return run_fit(model, *rows, init_params, solver)
     return fit_with_callback(model, *rows, init_params, solver, listeners, identity)
