@@ -95,7 +95,7 @@ def seeing_all(solver: Any, X: PyTree, n: int, moments: Optional[Moments] = None
     """The solver with a lower tolerance where a few values lie far out: to their scale, which is that of their
     features, gradients of all the other rows are small wherever they are."""
     with np.errstate(all="ignore"):
-        leaves = jax.tree.leaves(X)
+        leaves = [np.asarray(x) for x in jax.tree.leaves(X)]
         deviation = np.concatenate([np.std(x, axis=0) for x in leaves]) if moments is None else moments.deviation
         far = isolation(leaves, deviation, n)
     if far < _ISOLATED or _LEFT_OUT / far >= solver.tol:
@@ -103,10 +103,10 @@ def seeing_all(solver: Any, X: PyTree, n: int, moments: Optional[Moments] = None
     return dataclasses.replace(solver, tol=_LEFT_OUT / far)
 
 
-def isolation(X: PyTree, deviation: Float[np.ndarray, " p"], n: int) -> float:
+def isolation(X: list[np.ndarray], deviation: Float[np.ndarray, " p"], n: int) -> float:
     """How many times the ``deviation`` of a feature, of n rows, is the spread of nearly all of its values, where a
     few lie far out; 1 where none do."""
-    X = [x[:n] for x in map(np.asarray, jax.tree.leaves(X))]
+    X = [x[:n] for x in X]
     few = np.concatenate([x[:: max(1, n // _FEW_ROWS)][:_FEW_ROWS] for x in X], axis=1)
     if len(few) < _FEW_ROWS:
         return 1.0

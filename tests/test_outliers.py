@@ -88,7 +88,7 @@ def test_only_values_far_from_nearly_all_others_count():
     heavy = np.exp(3 * rng.normal(size=(2000, 3)))
     common = np.where(rng.random((2000, 3)) < 0.2, -9999.0, rng.normal(size=(2000, 3)))
     for features in (X, rare, heavy, common):
-        assert isolation(features, features.std(axis=0), len(features)) < 5e3
+        assert isolation([features], features.std(axis=0), len(features)) < 5e3
     features = OUTLIERS["an entry"]
     far = features[:, 2].std() / X[:, 2].std()
-    assert 0.5 * far < isolation(features, features.std(axis=0), len(features)) < 2 * far
+    assert 0.5 * far < isolation([features], features.std(axis=0), len(features)) < 2 * far
