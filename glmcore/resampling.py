@@ -39,11 +39,14 @@ class _Refits(eqx.Module):
     def _over_fits(self, reduce: Callable, of: Any, *trees: PyTree) -> PyTree:
         """``reduce(value, kept, ...)`` of the parameters, or what ``of`` makes of them, over the fits
         that are ``kept``; NaN if they are less than two."""
-        values = jax.vmap(_statistic(of))(self.params)
+        values, fits = jax.vmap(_statistic(of))(self.params), self.converged
+        if of is None:  # where a class is missing, its parameters stand for a probability of zero
+            whole = self.status == Status.converged
+            fits = jnp.where(jnp.any(whole), whole, fits)
 
         def one(value, *others):
-            kept = self.converged.reshape(-1, *[1] * (value.ndim - 1))
-            return jnp.where(jnp.sum(self.converged) > 1, reduce(value, kept, *others), jnp.nan)
+            kept = fits.reshape(-1, *[1] * (value.ndim - 1))
+            return jnp.where(jnp.sum(fits) > 1, reduce(value, kept, *others), jnp.nan)
 
         return jax.tree.map(one, values, *trees)
 
@@ -64,7 +67,8 @@ class BootstrapResult(_Refits):
     """Fits to resampled rows, the first axis of ``params`` and ``status``.
 
     Fits that have not converged are left out of what the methods return, which is NaN where less
-    than two are left.  A resample that lacks a class has coefficients of 0 for it.
+    than two are left.  A resample that lacks a class gives it a probability of zero, with coefficients of 0
+    and the least intercept there is; from errors and intervals of the parameters themselves it is left out.
 
     Parameters
     ----------
@@ -128,7 +132,8 @@ class JackknifeResult(_Refits):
     ``status``.
 
     Fits that have not converged are left out of what the methods return, which is NaN where less
-    than two are left.
+    than two are left, and from errors and biases of the parameters themselves those without the last row of
+    a class.
 
     Parameters
     ----------

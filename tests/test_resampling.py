@@ -58,7 +58,8 @@ def test_every_resample_equals_its_own_fit(glm, data, boot):
 
 def test_errors_and_intervals_are_those_of_numpy(glm, data, boot):
     X, _ = data
-    lanes = flat(boot.params)
+    lanes = flat(boot.params)[np.asarray(boot.status == Status.converged)]
+    assert 2 < len(lanes) < B and np.abs(lanes).max() < 10  # without the floor of a class that is lacking
     np.testing.assert_allclose(flat(boot.standard_error()), lanes.std(axis=0, ddof=1), rtol=1e-4)
     for found, share in zip(boot.percentile_interval(0.9), (0.05, 0.95)):
         np.testing.assert_allclose(flat(found), np.quantile(lanes, share, axis=0), rtol=1e-4, atol=1e-6)
@@ -103,19 +104,26 @@ def test_blocks_are_drawn_as_wholes(glm, data):
 
 
 def test_fits_without_an_answer_are_left_out():
-    coef = jnp.arange(12.0).reshape(3, 2, 2).at[1].set(jnp.nan)
-    params = GLMParams(coef, jnp.zeros((3, 2)))
+    coef = jnp.arange(16.0).reshape(4, 2, 2).at[1].set(jnp.nan)
+    params = GLMParams(coef, jnp.zeros((4, 2)).at[3].set(-87.0))
     estimate = jax.tree.map(lambda leaf: leaf[0], params)
-    status = jax.tree.map(lambda *s: jnp.stack(s), Status.converged, Status.separable, Status.missing_class)
-    boot = glmcore.BootstrapResult(estimate, params, status)
-    assert repr(boot) == "BootstrapResult(3 fits: 1 converged, 1 separable, 1 missing_class)"
-    np.testing.assert_array_equal(boot.converged, [True, False, True])
-    np.testing.assert_allclose(boot.standard_error().coef, np.std(coef[::2], axis=0, ddof=1))
+    ends = Status.converged, Status.separable, Status.converged, Status.missing_class
+    boot = glmcore.BootstrapResult(estimate, params, jax.tree.map(lambda *s: jnp.stack(s), *ends))
+    assert repr(boot) == "BootstrapResult(4 fits: 2 converged, 1 separable, 1 missing_class)"
+    np.testing.assert_array_equal(boot.converged, [True, False, True, True])
+    np.testing.assert_allclose(boot.standard_error().coef, np.std(coef[:3:2], axis=0, ddof=1))
+    np.testing.assert_array_equal(boot.standard_error().intercept, 0)
     low, high = boot.percentile_interval(0.5)
-    np.testing.assert_allclose(low.coef, np.quantile(coef[::2], 0.25, axis=0))
-    np.testing.assert_allclose(high.coef, np.quantile(coef[::2], 0.75, axis=0))
-    jack = glmcore.JackknifeResult(estimate, params, status)
+    np.testing.assert_allclose(low.coef, np.quantile(coef[:3:2], 0.25, axis=0))
+    np.testing.assert_allclose(high.coef, np.quantile(coef[:3:2], 0.75, axis=0))
+    jack = glmcore.JackknifeResult(estimate, params, boot.status)
     np.testing.assert_allclose(jack.standard_error().coef, np.full((2, 2), np.sqrt(1 / 2 * 32)))
+    # A probability of zero is one as any other.
+    proba = boot.standard_error(lambda params: jnp.exp(params.intercept))
+    np.testing.assert_allclose(proba, np.std([1, 1, 0], ddof=1), rtol=1e-6)
+    missing = jax.tree.map(lambda *s: jnp.stack(s), *[Status.missing_class] * 4)
+    lacking = glmcore.BootstrapResult(estimate, GLMParams(coef.at[1].set(1.0), params.intercept), missing)
+    assert np.isfinite(lacking.standard_error().coef).all()  # a class that all of them lack is no reason
 
 
 @pytest.mark.parametrize("n_good", [0, 1])
