@@ -13,6 +13,8 @@ from glmcore_sklearn.classifier import ClassifierGLM
 
 #: Features that all have their name beside the heatmap, and cells that all have their number in it.
 _NAMED, _NUMBERED = 64, 60
+#: Characters of the name of a feature, and of two classes that stand in one line.
+_LONGEST_FEATURE, _ONE_LINE = 40, 16
 _CMAP, _LABEL = "RdBu_r", "coefficient (log-odds per unit)"
 
 
@@ -129,20 +131,24 @@ class CoefficientsDisplay:
 
     @property
     def _titles(self) -> list[str]:
-        names = [str(name) for name in self.classes]
-        return [f"{names[1]} against {names[0]}"] if self.coef.shape[1] == 1 else names
+        names = [drawing.short(name) for name in self.classes]
+        if self.coef.shape[1] > 1:
+            return names
+        between = " " if len(names[0]) + len(names[1]) < _ONE_LINE else "\n"
+        return [f"{names[1]}{between}against {names[0]}"]
 
     def _heatmap(self, ax, colors):
         n_features, n_columns = self.coef.shape
-        shown, longest = min(n_features, _NAMED), max(map(len, map(str, self.feature_names)))
-        height = min(max(1.8 + 0.26 * shown, 3.2), 10.5)
-        ax = drawing.axes(ax, (3.4 + 0.075 * longest + 0.6 * n_columns, height))
+        shown, tilted = min(n_features, _NAMED), _crowded(self._titles)
+        names = [drawing.short(name, _LONGEST_FEATURE) for name in self.feature_names]
+        under = 0.06 * _longest(self._titles) if tilted else 0.0
+        height = min(max(1.8 + 0.26 * shown, 3.2), 10.5) + under
+        ax = drawing.axes(ax, (3.4 + 0.075 * max(_longest(names), 14 * under) + 0.6 * n_columns, height))
         image = ax.imshow(self.coef, aspect="auto", interpolation="nearest", **colors)
         every = math.ceil(n_features / _NAMED)
-        names = [str(name) for name in self.feature_names[::every]]
-        ax.set_yticks(range(0, n_features, every), names, fontsize="small" if shown > 30 else "medium")
+        ax.set_yticks(range(0, n_features, every), names[::every], fontsize="small" if shown > 30 else "medium")
         ax.set_ylabel("feature" if every == 1 else f"feature (1 in {every} is named)")
-        tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if _crowded(self._titles) else {}
+        tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
         ax.set_xticks(range(n_columns), self._titles, **tilt)
         ax.set_xlabel("class")
         ax.tick_params(length=0)
@@ -156,7 +162,8 @@ class CoefficientsDisplay:
         n_images = self.coef.shape[1]
         columns = min(n_images, 5)
         rows = math.ceil(n_images / columns)
-        ax = drawing.axes(ax, (max(1.5 * columns, 4.5), max(1.8 * rows, 2.8) + 0.9))
+        width = max(1.5, 0.2 + 0.1 * _longest(self._titles))
+        ax = drawing.axes(ax, (max(width * columns, 4.5), max(1.8 * rows, 2.8) + 0.9))
         grid = drawing.divide(ax, rows, columns).ravel()
         for axis in grid[n_images:]:
             axis.set_axis_off()
@@ -202,4 +209,9 @@ def _write_numbers(ax, coef, limit):
 
 
 def _crowded(titles: list[str]) -> bool:
-    return len(titles) > 1 and max(map(len, titles)) > 7
+    return len(titles) > 1 and _longest(titles) > 7
+
+
+def _longest(names: list[str]) -> int:
+    """Characters of the longest line."""
+    return max(len(line) for name in names for line in name.split("\n"))

@@ -39,6 +39,21 @@ def divide(ax, rows: int, columns: int, **kwargs) -> np.ndarray:
     return np.array([[ax.figure.add_subplot(grid[i, j]) for j in range(columns)] for i in range(rows)])
 
 
+def short(name, longest: int = 24) -> str:
+    """A name as text, without its middle if that is too long to stand beside others.
+
+    Examples
+    --------
+    >>> short("comp.sys.ibm.pc.hardware.and.software")
+    'comp.sys.ibm…nd.software'
+    """
+    text = str(name)
+    if len(text) <= longest:
+        return text
+    tail = (longest - 1) // 2
+    return f"{text[: longest - 1 - tail]}…{text[-tail:]}"
+
+
 def without_frame(ax, sides=("top", "right")) -> None:
     for side in sides:
         ax.spines[side].set_visible(False)

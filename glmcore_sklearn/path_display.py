@@ -120,7 +120,7 @@ class RegularizationPathDisplay:
                 raise ValueError(f"label must be one of the classes {known}, found {label!r}")
             return coef[:, :, known.index(label)], f"coefficient of class {label}"
         if len(classes) == 2:
-            return coef[:, :, 1] - coef[:, :, 0], f"log-odds of class {classes[1]} per unit"
+            return coef[:, :, 1] - coef[:, :, 0], f"log-odds of class {drawing.short(classes[1])} per unit"
         return np.linalg.norm(coef, axis=2), "norm of a feature's coefficients"
 
     def _label(self, ax, strengths, values, named, title):
@@ -135,7 +135,7 @@ class RegularizationPathDisplay:
         names = drawing.feature_names(self.path.estimator(-1), values.shape[1])
         for j, height in zip(named, heights):
             ax.annotate(
-                str(names[j]),
+                drawing.short(names[j], 40),
                 xy=(1, values[-1, j]),
                 xytext=(1.025, height),
                 xycoords=ax.get_yaxis_transform(),

@@ -159,7 +159,7 @@ class ReliabilityDisplay:
             self.lines_ += ax.plot(predicted, observed, color=mark["color"], linewidth=1, alpha=0.7)
             self.points_.append(ax.scatter(predicted, observed, s=8 + 92 * count / most, linewidth=0, **mark))
         ax.set_xlabel("predicted probability (mean of a bin;\narea of a mark: number of samples)")
-        ax.set_ylabel("observed frequency" + (f" of {self.classes[1]}" if len(self.classes) == 2 else ""))
+        ax.set_ylabel("observed frequency" + (f" of {drawing.short(self.classes[1])}" if len(self.classes) == 2 else ""))
         ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
         ax.legend(loc="upper left", frameon=False, fontsize="small")
         drawing.without_frame(ax)
@@ -170,7 +170,7 @@ class ReliabilityDisplay:
         ax.plot(self.null_log_likelihood, rows, "|", color="0.4", markersize=11, label="class frequencies alone")
         for k in rows:
             ax.plot(self.log_likelihood[k], k, markersize=7, clip_on=False, **drawing.style(k))
-        ax.set_yticks(rows, [str(label) for label in self.classes])
+        ax.set_yticks(rows, [drawing.short(label) for label in self.classes])
         ax.set_ylim(len(self.classes) - 0.4, -0.6)
         ax.set_xlim(right=0)
         ax.set_xlabel("mean log-likelihood\nof the samples of a class (nats)")

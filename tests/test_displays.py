@@ -127,6 +127,28 @@ def test_coefficients_as_images(K):
     nothing_is_cut_off(display.figure_)
 
 
+WORDS = "a name of a class that has more words in it than names should have, and then some more"
+
+
+@pytest.mark.parametrize("K", [2, 3, 7])
+@pytest.mark.parametrize("length", [20, 24, 80])
+def test_long_names_are_not_cut_off_nor_written_over_each_other(K, length):
+    names = [f"{k} {WORDS}"[:length] for k in range(K)]
+    rng = np.random.default_rng(0)
+    model = by_hand(rng.normal(size=(4, K)), np.zeros(K)).set_classes(names)
+    model.feature_names_in_ = np.array([WORDS, "b", "c", "d"], object)
+    heatmap = CoefficientsDisplay.from_estimator(model)
+    images = CoefficientsDisplay.from_estimator(model, image_shape=(2, 2))
+    y = rng.integers(K, size=200)
+    y[:K] = range(K)
+    log_proba = np.log(rng.dirichlet(np.ones(K), size=200))
+    reliability = ReliabilityDisplay.from_predictions(np.array(names)[y], log_proba, classes=names)
+    for display in (heatmap, images, reliability):
+        nothing_is_cut_off(display.figure_)
+    boxes = [axis.title.get_window_extent() for axis in images.axes_]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def test_many_features_are_not_all_named():
     display = CoefficientsDisplay.from_estimator(by_hand(np.ones((500, 3))))
     assert len(display.ax_.get_yticks()) <= 64 and display.ax_.get_ylabel() == "feature (1 in 8 is named)"
