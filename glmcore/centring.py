@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, PyTree
 
 from glmcore.coordinates import is_sure
 from glmcore.padding import aligned, bucket_of, on_host, pad_rows, padded
+from glmcore.tree import is_concrete
 
 #: Numbers that are worked on at once, few enough to stay in a cache and many enough for two threads
 #: not to wait for the interpreter, and rows that are summed in the dtype of the data.
@@ -98,7 +99,7 @@ def seeing_all(solver: Any, X: PyTree, n: int, moments: Optional[Moments] = None
         leaves = [np.asarray(x) for x in jax.tree.leaves(X)]
         deviation = np.concatenate([np.std(x, axis=0) for x in leaves]) if moments is None else moments.deviation
         far = isolation(leaves, deviation, n)
-    if far < _ISOLATED or _LEFT_OUT / far >= solver.tol:
+    if far < _ISOLATED or not is_concrete(solver.tol) or _LEFT_OUT / far >= solver.tol:
         return solver
     return dataclasses.replace(solver, tol=_LEFT_OUT / far)
 

@@ -119,7 +119,7 @@ def _least_squares(
 ) -> Float[Array, "p1 K"]:
     """What solves ``product(step) = slope`` as far as there is a solution: of equal features, which a sparse
     penalty leaves undetermined, say, a slope may have a part that no step has, with which conjugate
-    gradients diverge.  By preconditioned conjugate residuals (Hayami, 2003, on singular systems)."""
+    gradients diverge.  By preconditioned conjugate residuals (Hayami, 2001, on singular systems)."""
     eps = jnp.finfo(slope.dtype).eps
 
     def improve(at: _Residuals) -> _Residuals:
@@ -142,7 +142,6 @@ def _least_squares(
     bent = product(first)
     size = jnp.sum(first * bent)
     start = _Residuals(jnp.zeros_like(slope), first, size, first, bent, jnp.zeros((), jnp.int32))
-
     length, noise = jnp.linalg.norm(first), _NOISE * eps * jnp.linalg.norm(bent)
 
     def unfinished(at: _Residuals) -> Bool[Array, ""]:
@@ -210,8 +209,8 @@ def _without_flat(problem: Problem, coef: Float[Array, "p K"]) -> Float[Array, "
     where the penalty does not bend: as ever the least norm."""
     if isinstance(problem.penalty, UnRegularized):
         return without_null_space(problem, coef)
-    if isinstance(problem.penalty, Ridge) and jnp.ndim(problem.penalty.strength) == 0:
-        return coef  # which is known by its fit to be above zero
+    if isinstance(problem.penalty, Ridge) and not any(map(jnp.ndim, jax.tree.leaves(problem.penalty.strength))):
+        return coef  # one strength for all of a feature, which is hardly ever zero, is not worth the program
     _, bend = problem.curvature()
     flat = (bend == 0) & (True if problem.mask is None else problem.mask)
     problem = eqx.tree_at(lambda q: q.mask, problem, flat, is_leaf=_is_none)

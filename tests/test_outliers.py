@@ -71,6 +71,12 @@ def test_lanes_that_share_such_features_are_fitted_too(x64):
         np.testing.assert_allclose(found, best.objective, rtol=1e-7)
 
 
+def test_a_tolerance_that_is_mapped_stays_as_it_is():
+    features, glm = OUTLIERS["an entry"].astype(np.float32), model(glmcore.Ridge(STRENGTH))
+    lanes = jax.vmap(lambda tol: glmcore.fit(glm, features, Y, solver=glmcore.Newton(tol=tol)))(np.array([1e-2, 1e-3]))
+    assert lanes.converged.all()
+
+
 @pytest.mark.parametrize("penalty", [glmcore.Ridge(1.0), glmcore.Lasso(1.0)], ids=repr)
 def test_a_path_sees_the_other_rows_too(penalty, x64):
     features, solver = OUTLIERS["an entry"], glmcore.ProximalNewton(tol=1e-4)
