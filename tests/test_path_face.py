@@ -79,7 +79,7 @@ def test_what_did_not_converge_is_said_once():
 
 def test_numbers_that_overflow_are_an_error():
     with pytest.raises(ValueError, match="objective or its gradient is not finite. Look for huge values in X"):
-        regularization_path(ClassifierGLM(3), np.float32(X) * 1e37, LABELS, [1.0, 0.1])
+        regularization_path(ClassifierGLM(3), np.float32(X) * 1e38, LABELS, [1.0, 0.1])
 
 
 def test_what_is_refused(path):
