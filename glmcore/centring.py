@@ -108,13 +108,14 @@ def isolation(X: list[np.ndarray], deviation: Float[np.ndarray, " p"], n: int) -
     """How many times the ``deviation`` of a feature, of n rows, is the spread of nearly all of its values, where a
     few lie far out; 1 where none do."""
     X = [x[:n] for x in X]
-    few = np.concatenate([x[:: max(1, n // _FEW_ROWS)][:_FEW_ROWS] for x in X], axis=1)
-    if len(few) < _FEW_ROWS:
+    if n < _FEW_ROWS:
         return 1.0
-    spread = np.minimum(np.ptp(few[::2], axis=0), np.ptp(few[1::2], axis=0))
-    columns = np.flatnonzero((spread > 0) & (deviation > _FAR_OUT * spread))
-    if not columns.size:
+    few = [x[:: n // _FEW_ROWS][:_FEW_ROWS].reshape(2, _FEW_ROWS // 2, x.shape[1]) for x in X]
+    spread = np.concatenate([(halves.max(axis=1) - halves.min(axis=1)).min(axis=0) for halves in few])
+    suspect = (deviation > _FAR_OUT * spread) & (spread > 0)
+    if not suspect.any():
         return 1.0
+    columns = np.flatnonzero(suspect)
     some = np.concatenate([x[:: max(1, n // _SOME_ROWS)] for x in X], axis=1)[:, columns]
     some = np.sort(some.astype(np.float64), axis=0)
     few_out = len(some) // _FAR_OUT_ROWS
