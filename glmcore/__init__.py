@@ -24,7 +24,7 @@ from glmcore.resampling import BootstrapResult, JackknifeResult, bootstrap, jack
 from glmcore.results import FitProgress, FitResult, HeldOut, SolverState
 from glmcore.scores import log_likelihood, null_log_likelihood
 from glmcore.sharding import local_rows, shard_rows
-from glmcore.solve import default_solver, fit, init_state, update
+from glmcore.solve import default_solver, fit, init_state, solver_for_outliers, update
 from glmcore.solvers import (
     BFGS,
     LBFGS,
@@ -92,6 +92,7 @@ __all__ = [
     "quick_jit",
     "regularization_path",
     "shard_rows",
+    "solver_for_outliers",
     "status_name",
     "status_named",
     "update",

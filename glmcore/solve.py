@@ -36,7 +36,7 @@ from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
 from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
 from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
-from glmcore.tree import as_count, is_concrete, is_mapped_only
+from glmcore.tree import as_count, is_concrete, is_mapped_only, sample_dtype
 
 #: Parameters (p K + K) up to which a step with the factorised Hessian may be the fastest way, and
 #: the multiplications that its Hessian may cost: so many, or so many products with the features.
@@ -123,6 +123,47 @@ def default_solver(
     return by_hessian() if pays else usual()
 
 
+def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
+    """The solver with a tolerance low enough for features of which a few values lie far out.
+
+    :func:`fit` sees to that by itself where it has the features at hand; inside a ``jax.jit`` of your own, where
+    they are traced, it cannot.
+
+    Parameters
+    ----------
+    solver : AbstractSolver
+        Without a tolerance that of the dtype of X.
+    X : array of shape (n, p), or a pytree of these
+        Features, not traced.
+
+    Returns
+    -------
+    AbstractSolver
+        With a ``tol`` of at most 1e-3 / r, if r is above 5000: how many times the spread of nearly all values the
+        standard deviation of a feature is.
+
+    Raises
+    ------
+    ValueError
+        If X is traced.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import glmcore
+    >>> X = np.linspace(0, 4, 100)[:, None]
+    >>> float(glmcore.solver_for_outliers(glmcore.LBFGS(tol=1e-5), X).tol)
+    1e-05
+    >>> X[7] = -999999.0
+    >>> float(glmcore.solver_for_outliers(glmcore.LBFGS(tol=1e-5), X).tol)
+    9...e-09
+    """
+    if not is_concrete(X):
+        raise ValueError("X must be an array at hand, or a pytree of these, found a traced one")
+    leaves = [np.asarray(x) for x in jax.tree.leaves(X)]
+    return seeing_all(with_default_tol(solver, sample_dtype(leaves)), leaves, len(leaves[0]))
+
+
 def _affords_hessian(n_params: int, n_rows: Optional[int]) -> bool:
     if n_rows is None:
         return True
@@ -160,7 +201,7 @@ def fit(
 
     Where a few values of a feature lie thousands of times as far out as all the others (a code for missing
     values, say), the tolerance is lowered: to their scale the others would hardly count.  Seen in features at
-    hand, not in traced ones.
+    hand, not in traced ones, for which there is :func:`solver_for_outliers`.
 
     Under ``jax.grad`` and its kin ``params`` and ``objective`` are functions of the strengths, X and
     the weights, by the implicit function theorem: with t what moves and v the parameters in which

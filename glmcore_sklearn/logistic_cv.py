@@ -196,7 +196,7 @@ class LogisticRegressionCV(LinearClassifier):
                 raise ValueError(f"cv must give at least one fold, found none by {self.cv!r}")
             with softmax.precision(X.dtype):
                 folds = self._folds(X, y, splits, sample_weight, to_scorer)
-                solvers = [self._solver(ratio) for ratio in l1_ratios]
+                solvers = [glmcore.solver_for_outliers(self._solver(ratio), X) for ratio in l1_ratios]
                 found = fit_grid(X, y, len(self.classes_), folds, Cs, l1_ratios, bool(self.fit_intercept), solvers)
             scores = self._scores(found, Cs, X, labels, splits, to_scorer)
             self._keep(found, scores, Cs, l1_ratios, solvers, self._seen(folds.train, y, len(splits)))

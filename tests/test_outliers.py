@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from helpers import build, model, small
 from oracle import objective
+from sklearn.linear_model import LogisticRegressionCV as Theirs
 
 import glmcore
 from glmcore.centring import isolation
+from glmcore_sklearn import LogisticRegressionCV
 
 X, Y = (np.asarray(data, kind) for data, kind in zip(small(), (np.float64, int)))
 STRENGTH = 1 / 60
@@ -86,6 +88,20 @@ def test_a_path_sees_the_other_rows_too(penalty, x64):
     for strength, found in zip(strengths, path.objective):
         best = glmcore.fit(model(type(penalty)(strength)), features, Y, solver=glmcore.ProximalNewton(tol=1e-11))
         np.testing.assert_allclose(found, best.objective, rtol=1e-6)
+
+
+def test_a_search_sees_the_other_rows_too():
+    features = OUTLIERS["a row of codes for missing values"]
+    arguments = {"Cs": [0.01, 1, 100], "cv": 3, "l1_ratios": (0,), "scoring": "neg_log_loss", "max_iter": 1000}
+    arguments["use_legacy_attributes"] = False
+    ours = LogisticRegressionCV(**arguments).fit(features, Y)
+    theirs = Theirs(**arguments, solver="newton-cholesky", tol=1e-10).fit(features, Y)
+    np.testing.assert_allclose(ours.scores_, theirs.scores_, rtol=1e-5)
+
+
+def test_what_is_traced_cannot_be_looked_at():
+    with pytest.raises(ValueError, match="X must be an array at hand"):
+        jax.jit(lambda X: glmcore.solver_for_outliers(glmcore.LBFGS(), X).tol)(X)
 
 
 def test_only_values_far_from_nearly_all_others_count():
