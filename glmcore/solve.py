@@ -134,7 +134,7 @@ def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
     solver : AbstractSolver
         Without a tolerance that of the dtype of X.
     X : array of shape (n, p), or a pytree of these
-        Features, not traced.
+        Features, not traced; looked at where NumPy reads them.
 
     Returns
     -------
@@ -160,8 +160,9 @@ def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
     """
     if not is_concrete(X):
         raise ValueError("X must be an array at hand, or a pytree of these, found a traced one")
-    leaves = [np.asarray(x) for x in jax.tree.leaves(X)]
-    return seeing_all(with_default_tol(solver, sample_dtype(leaves)), leaves, len(leaves[0]))
+    leaves = jax.tree.leaves(X)
+    solver = with_default_tol(solver, sample_dtype(leaves))
+    return seeing_all(solver, leaves, len(leaves[0])) if all(map(on_host, leaves)) else solver
 
 
 def _affords_hessian(n_params: int, n_rows: Optional[int]) -> bool:

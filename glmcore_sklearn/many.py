@@ -61,7 +61,8 @@ def fit(model, X, y, weight, params, solver, callback):
     fits = glmcore.on_cores(_fit, axes, _FITS, most=parts)
     given = jax.tree.leaves((model, X, y, weight, params, solver))
     is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
-    found = fits(mask, shared, *pad_rows(X, y, weight), params, _with_tol(solver, weight), is_traced)
+    solver = _with_tol(solver, weight) if is_traced else glmcore.solver_for_outliers(solver, X)
+    found = fits(mask, shared, *pad_rows(X, y, weight), params, solver, is_traced)
     return found if is_traced else _finished(found, model, X, y, weight, params, solver)
 
 

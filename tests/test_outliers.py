@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegressionCV as Theirs
 
 import glmcore
 from glmcore.centring import isolation
-from glmcore_sklearn import LogisticRegressionCV
+from glmcore_sklearn import ClassifierGLM, ClassifierPopulationGLM, LogisticRegressionCV
 
 X, Y = (np.asarray(data, kind) for data, kind in zip(small(), (np.float64, int)))
 STRENGTH = 1 / 60
@@ -114,3 +114,11 @@ def test_only_values_far_from_nearly_all_others_count():
     features = OUTLIERS["an entry"]
     far = features[:, 2].std() / X[:, 2].std()
     assert 0.5 * far < isolation([features], features.std(axis=0), len(features)) < 2 * far
+
+
+def test_a_population_is_fitted_as_its_targets_are(x64):
+    features = OUTLIERS["a row of codes for missing values"]
+    how = {"n_classes": 3, "regularizer_strength": STRENGTH, "solver_kwargs": {"tol": 1e-4}}
+    many = ClassifierPopulationGLM(**how).fit(features, Y[:, None])
+    one = ClassifierGLM(**how).fit(features, Y)
+    np.testing.assert_allclose(many.score(features, Y[:, None]), one.score(features, Y), rtol=1e-5)
