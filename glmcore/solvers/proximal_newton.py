@@ -24,6 +24,8 @@ _LEVEL_EVERY = 4
 _MAX_TRIALS = 20
 #: Steps without a better residual, and line searches in a row, that rounding is blamed for.
 _PATIENCE, _FAILURES = 30, 3
+#: By how many roundings an objective falls that is not at its rounding level.
+_ROUNDINGS = 100
 
 
 class ProximalNewtonState(eqx.Module):
@@ -144,7 +146,7 @@ class ProximalNewton(AbstractSolver):
         before = cache.progress.optimality
         gap = cache.progress.gap
         cache = _cache(
-            problem, params, eta, loss, gradient, cache.best, cache.since_best + 1, failures
+            problem, params, eta, loss, gradient, cache.best, cache.since_best + 1, failures, cache.progress.objective
         )
         left = cache.progress.optimality / jnp.maximum(before, jnp.finfo(before.dtype).tiny)
         # Half the slope was the gap, which falls with the square of the residual.
@@ -232,11 +234,15 @@ class ProximalNewton(AbstractSolver):
         return _CAPACITIES[-1] <= self._sizes(params)[-1] < total
 
 
-def _cache(problem, params, eta, loss, gradient, best, since_best, failures) -> ProximalNewtonCache:
+def _cache(
+    problem, params, eta, loss, gradient, best, since_best, failures, before=-jnp.inf
+) -> ProximalNewtonCache:
     optimality = problem.optimality(params, gradient)
-    since_best = jnp.where(optimality < best, 0, since_best)
-    stalled = (since_best >= _PATIENCE) | (failures >= _FAILURES)
     objective = loss + problem.penalty_value(params.coef)
+    # On its way to zero a group may take many steps of one residual.
+    falls = objective < before - _ROUNDINGS * jnp.finfo(loss.dtype).eps * jnp.abs(objective)
+    since_best = jnp.where((optimality < best) | falls, 0, since_best)
+    stalled = (since_best >= _PATIENCE) | (failures >= _FAILURES)
     # At the null model the residual tells all, elsewhere nothing is known before a step.
     gap = jnp.where(jnp.any(params.coef != 0), jnp.inf, 0).astype(loss.dtype)
     return ProximalNewtonCache(
