@@ -25,7 +25,7 @@ _MAX_TRIALS = 20
 #: Steps without a better residual, and line searches in a row, that rounding is blamed for.
 _PATIENCE, _FAILURES = 30, 3
 #: By how many roundings an objective falls that is not at its rounding level.
-_ROUNDINGS = 100
+_ROUNDINGS = 32
 
 
 class ProximalNewtonState(eqx.Module):
