@@ -94,20 +94,26 @@ def _centred(
 
 def seeing_all(solver: Any, X: PyTree, n: int, moments: Optional[Moments] = None) -> Any:
     """The solver with a lower tolerance where a few values lie far out: to their scale, which is that of their
-    features, gradients of all the other rows are small wherever they are."""
+    features, gradients of all the other rows are small wherever they are.
+
+    Of features that NumPy can read, n rows and perhaps padding, whose ``moments`` may be known.
+    """
+    leaves = jax.tree.leaves(X)
+    if not all(map(on_host, leaves)):
+        return solver
     with np.errstate(all="ignore"):
-        leaves = [np.asarray(x) for x in jax.tree.leaves(X)]
+        leaves = [np.asarray(x)[:n] for x in leaves]
         deviation = np.concatenate([np.std(x, axis=0) for x in leaves]) if moments is None else moments.deviation
-        far = isolation(leaves, deviation, n)
+        far = isolation(leaves, deviation)
     if far < _ISOLATED or not is_concrete(solver.tol) or _LEFT_OUT / far >= solver.tol:
         return solver
     return dataclasses.replace(solver, tol=_LEFT_OUT / far)
 
 
-def isolation(X: list[np.ndarray], deviation: Float[np.ndarray, " p"], n: int) -> float:
-    """How many times the ``deviation`` of a feature, of n rows, is the spread of nearly all of its values, where a
+def isolation(X: list[np.ndarray], deviation: Float[np.ndarray, " p"]) -> float:
+    """How many times the ``deviation`` of a feature is the spread of nearly all of its values, where a
     few lie far out; 1 where none do."""
-    X = [x[:n] for x in X]
+    n = len(X[0])
     if n < _FEW_ROWS:
         return 1.0
     few = [x[:: n // _FEW_ROWS][:_FEW_ROWS].reshape(2, _FEW_ROWS // 2, x.shape[1]) for x in X]

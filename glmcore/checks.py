@@ -32,21 +32,8 @@ def check_data(
     """Features, labels and weights as arrays of one float dtype (default: that of X), or a clear
     error.  The weights of one batch among others may all be zero, and keep their scale."""
     check_model(model)
-    leaves = jax.tree.leaves(X)
-    if not leaves:
-        raise ValueError("X must hold at least one array of shape (n, p), found none")
-    for leaf in leaves:
-        if not isinstance(leaf, (np.ndarray, jax.Array)):
-            raise TypeError(f"X must be an array or a pytree of arrays, found {type(leaf).__name__}")
-        if not is_real(leaf):
-            raise TypeError(f"X must hold real numbers, found dtype {leaf.dtype}")
-        _check_unmasked(leaf, "X")
-        _check_matrix(leaf, "X")
+    leaves = check_features(X)
     n = leaves[0].shape[0]
-    if any(leaf.shape[0] != n for leaf in leaves):
-        lengths = [leaf.shape[0] for leaf in leaves]
-        raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
-    check_not_empty(leaves)
     dtype = sample_dtype(leaves) if dtype is None else dtype
     y = _as_array(y, "y")
     _check_labels(y, n, model.observations.n_outputs)
@@ -57,6 +44,25 @@ def check_data(
     # One batch of several need not tell what varies.
     warn = None if is_batch else warn_user
     return jax.tree.map(lambda leaf: cast_features(leaf, dtype, warn=warn), X), y, weight
+
+
+def check_features(X: PyTree) -> list:
+    """The arrays of features, or a clear error."""
+    leaves = jax.tree.leaves(X)
+    if not leaves:
+        raise ValueError("X must hold at least one array of shape (n, p), found none")
+    for leaf in leaves:
+        if not isinstance(leaf, (np.ndarray, jax.Array)):
+            raise TypeError(f"X must be an array or a pytree of arrays, found {type(leaf).__name__}")
+        if not is_real(leaf):
+            raise TypeError(f"X must hold real numbers, found dtype {leaf.dtype}")
+        _check_unmasked(leaf, "X")
+        _check_matrix(leaf, "X")
+    lengths = [leaf.shape[0] for leaf in leaves]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"all arrays of X must have the same number of rows, found {lengths}")
+    check_not_empty(leaves)
+    return leaves
 
 
 def cast_features(
@@ -221,8 +227,10 @@ def within_range(weight: Any, high: Any = None) -> Any:
     if weight is None or not is_concrete(weight):
         return weight
     high = reduced(_range, _as_array(weight, "sample_weight"))[1] if high is None else high
-    root = 1.0 if LEAST_WEIGHT < high < MOST_WEIGHT else float(high) ** -0.5
-    return weight if root == 1 else weight * root * root
+    if LEAST_WEIGHT < high < MOST_WEIGHT:
+        return weight
+    root = float(high) ** -0.5  # twice, as in moderate, which would take it for a number of JAX
+    return weight * root * root
 
 
 def _without_idle_rows(X: PyTree, weight: Any) -> PyTree:

@@ -49,6 +49,9 @@ class Snapshot:
     def __init__(self, params: Optional[Callable[[], GLMParams]] = None):
         self._params = params
 
+    def __repr__(self) -> str:
+        return "Snapshot()"
+
     def __call__(self) -> GLMParams:
         if self._params is None:
             raise RuntimeError(

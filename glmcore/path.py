@@ -182,9 +182,7 @@ class _Path(eqx.Module):
         check_solver(solver, model.penalty)
         solver = with_default_tol(solver, weight.dtype)
         rows = centred_rows(X, y, weight, model.fit_intercept)
-        if rows[-1] is not None:
-            solver = seeing_all(solver, rows[0], len(y), rows[-1])
-        return cls(model, rows, solver)
+        return cls(model, rows, seeing_all(solver, rows[0], len(y), rows[-1]))
 
     @property
     def shape(self) -> tuple[int, int]:

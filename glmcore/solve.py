@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from glmcore.centring import centred_rows, seeing_all
 from glmcore.checks import (
     check_data,
+    check_features,
     check_model,
     check_params,
     check_penalty,
@@ -25,7 +26,7 @@ from glmcore.jit import inside_program
 from glmcore.many import run_many
 from glmcore.model import GLM, fit_size
 from glmcore.observations import unknown_labels
-from glmcore.padding import bucket, on_host, pad_rows
+from glmcore.padding import bucket, pad_rows
 from glmcore.params import GLMParams
 from glmcore.penalties import AbstractPenalty, AbstractScalablePenalty, ElasticNet, Lasso
 from glmcore.programs import fit_with_callback, in_dtype, run_fit, run_init_state, run_update
@@ -33,7 +34,7 @@ from glmcore.remembering import remembering_last
 from glmcore.results import FitResult, SolverState
 from glmcore.sharding import on_automatic_mesh, settled_rows
 from glmcore.solvers import LBFGS, Newton, ProximalGradient, ProximalNewton
-from glmcore.solvers.base import AbstractSolver, check_solver, with_default_tol
+from glmcore.solvers.base import AbstractSolver, check_is_solver, check_solver, with_default_tol
 from glmcore.solvers.newton import HESSIAN_ROWS
 from glmcore.solvers.quadratic import MOST_FACTORED
 from glmcore.tree import as_count, is_concrete, is_mapped_only, sample_dtype
@@ -123,7 +124,7 @@ def default_solver(
     return by_hessian() if pays else usual()
 
 
-def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
+def solver_for_outliers(solver: Any, X: PyTree) -> AbstractSolver:
     """The solver with a tolerance low enough for features of which a few values lie far out.
 
     :func:`fit` sees to that by itself where it has the features at hand; inside a ``jax.jit`` of your own, where
@@ -144,8 +145,8 @@ def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
 
     Raises
     ------
-    ValueError
-        If X is traced.
+    ValueError, TypeError
+        If X is traced or no features, or ``solver`` is none.
 
     Examples
     --------
@@ -158,11 +159,11 @@ def solver_for_outliers(solver: AbstractSolver, X: PyTree) -> AbstractSolver:
     >>> float(glmcore.solver_for_outliers(glmcore.LBFGS(tol=1e-5), X).tol)
     9...e-09
     """
+    check_is_solver(solver)
+    leaves = check_features(X)
     if not is_concrete(X):
         raise ValueError("X must be an array at hand, or a pytree of these, found a traced one")
-    leaves = jax.tree.leaves(X)
-    solver = with_default_tol(solver, sample_dtype(leaves))
-    return seeing_all(solver, leaves, len(leaves[0])) if all(map(on_host, leaves)) else solver
+    return seeing_all(with_default_tol(solver, sample_dtype(leaves)), X, len(leaves[0]))
 
 
 def _affords_hessian(n_params: int, n_rows: Optional[int]) -> bool:
@@ -309,16 +310,14 @@ def _fit(model, X, y, sample_weight, solver, init_params, callback, retry) -> Fi
     identity = None if listeners.checkpoint is None else _identity(model, solver, X, y, weight)
     X, y, weight = settled_rows(X, y, weight)
     if not is_concrete((model, X, y, weight, init_params, solver)):
-        if all(map(on_host, jax.tree.leaves(X))):
-            solver = seeing_all(solver, X, len(y))
+        solver = seeing_all(solver, X, len(y))
         side_by_side = isinstance(solver, LBFGS) or (model.penalty.smooth and not chosen)
         result = run_many(model, X, y, weight, init_params, solver, side_by_side, retry)
         return tell_of_labels(result, y, weight, model.observations.n_outputs)
     n_rows = len(y)
     rows = centred_rows(X, y, weight, model.fit_intercept)
     del X, y, weight  # what the fit makes of them is all that it holds
-    if rows[-1] is not None:
-        solver = seeing_all(solver, rows[0], n_rows, rows[-1])
+    solver = seeing_all(solver, rows[0], n_rows, rows[-1])
     if not listeners:
         return run_fit(model, *rows, init_params, solver)
     return fit_with_callback(model, *rows, init_params, solver, listeners, identity)

@@ -13,8 +13,8 @@ from glmcore_sklearn.classifier import ClassifierGLM
 
 #: Features that all have their name beside the heatmap, and cells that all have their number in it.
 _NAMED, _NUMBERED = 64, 60
-#: Characters of the name of a feature, and of two classes that stand in one line.
-_LONGEST_FEATURE, _ONE_LINE = 40, 16
+#: Characters of the names of two classes that stand in one line.
+_ONE_LINE = 16
 _CMAP, _LABEL = "RdBu_r", "coefficient (log-odds per unit)"
 
 
@@ -140,7 +140,7 @@ class CoefficientsDisplay:
     def _heatmap(self, ax, colors):
         n_features, n_columns = self.coef.shape
         shown, tilted = min(n_features, _NAMED), _crowded(self._titles)
-        names = [drawing.short(name, _LONGEST_FEATURE) for name in self.feature_names]
+        names = [drawing.short(name, drawing.LONGEST_FEATURE) for name in self.feature_names]
         under = 0.06 * _longest(self._titles) if tilted else 0.0
         height = min(max(1.8 + 0.26 * shown, 3.2), 10.5) + under
         ax = drawing.axes(ax, (3.4 + 0.075 * max(_longest(names), 14 * under) + 0.6 * n_columns, height))

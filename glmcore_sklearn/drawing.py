@@ -9,6 +9,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
+#: Characters of the name of a feature that stands beside a picture.
+LONGEST_FEATURE = 40
+
+
 def style(index: int) -> dict:
     """Colour and marker of the ``index``-th thing: 49 pairs.
 

@@ -135,7 +135,7 @@ class RegularizationPathDisplay:
         names = drawing.feature_names(self.path.estimator(-1), values.shape[1])
         for j, height in zip(named, heights):
             ax.annotate(
-                drawing.short(names[j], 40),
+                drawing.short(names[j], drawing.LONGEST_FEATURE),
                 xy=(1, values[-1, j]),
                 xytext=(1.025, height),
                 xycoords=ax.get_yaxis_transform(),

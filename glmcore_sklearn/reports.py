@@ -48,7 +48,10 @@ def _how_far(solver, optimality, status, advice):
     if status == "out_of_steps" and float(optimality) <= tol:
         found += ": that is within, but the objective is still to fall by more than tol/100 of itself"
     if status == "stalled" and float(optimality) <= tol:
-        found += ": that is within, but less is asked for where a few values of a feature lie far out"
+        found += (
+            ": that is within, but the objective may still be to fall by more than tol/100 of itself, and where a few "
+            "values of a feature lie far out less than tol is asked for"
+        )
     return f"{found}. To change that, {what_to_change(status, optimality.dtype, advice)}."
 
 

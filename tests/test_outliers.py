@@ -104,16 +104,30 @@ def test_what_is_traced_cannot_be_looked_at():
         jax.jit(lambda X: glmcore.solver_for_outliers(glmcore.LBFGS(), X).tol)(X)
 
 
+@pytest.mark.parametrize(
+    "solver, features, message",
+    [
+        ("LBFGS", X, "solver must be an instance such as .* found 'LBFGS'"),
+        (glmcore.LBFGS(), [[1, 2], [3, 4]], "X must be an array or a pytree of arrays, found int"),
+        (glmcore.LBFGS(), X[:, 0], r"X must .* found .*\(60,\)"),
+        (glmcore.LBFGS(), {"a": X, "b": X[:5]}, r"same number of rows, found \[60, 5\]"),
+    ],
+)
+def test_what_is_no_solver_and_no_features_is_refused(solver, features, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        glmcore.solver_for_outliers(solver, features)
+
+
 def test_only_values_far_from_nearly_all_others_count():
     rng = np.random.default_rng(0)
     rare = (rng.random((2000, 3)) < 1e-3).astype(float)
     heavy = np.exp(3 * rng.normal(size=(2000, 3)))
     common = np.where(rng.random((2000, 3)) < 0.2, -9999.0, rng.normal(size=(2000, 3)))
     for features in (X, rare, heavy, common):
-        assert isolation([features], features.std(axis=0), len(features)) < 5e3
+        assert isolation([features], features.std(axis=0)) < 5e3
     features = OUTLIERS["an entry"]
     far = features[:, 2].std() / X[:, 2].std()
-    assert 0.5 * far < isolation([features], features.std(axis=0), len(features)) < 2 * far
+    assert 0.5 * far < isolation([features], features.std(axis=0)) < 2 * far
 
 
 def test_a_population_is_fitted_as_its_targets_are(x64):

@@ -151,10 +151,15 @@ def with_default_tol(solver: AbstractSolver, dtype: Any) -> AbstractSolver:
     return module_of(type(solver), **{**vars(solver), "tol": as_float(default_tol(dtype))})
 
 
-def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
-    """Refuse a solver that needs a smooth penalty and does not get one."""
+def check_is_solver(solver: Any) -> None:
+    """Refuse what is no solver, such as the name of one."""
     if not isinstance(solver, AbstractSolver):
         raise TypeError(f"solver must be an instance such as glmcore.LBFGS(), found {solver!r}")
+
+
+def check_solver(solver: AbstractSolver, penalty: AbstractPenalty) -> None:
+    """Refuse a solver that needs a smooth penalty and does not get one."""
+    check_is_solver(solver)
     if solver.needs_smooth and not penalty.smooth:
         raise ValueError(
             f"{type(solver).__name__} needs a differentiable penalty and "
