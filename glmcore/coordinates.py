@@ -86,8 +86,7 @@ class Coordinates(eqx.Module):
         constant = deviation == 0
         scale = jnp.where(constant, 1, 1 / jnp.where(constant, 1, deviation))
         scale = jnp.broadcast_to(scale[:, None], (scale.shape[0], n_outputs))
-        if not isinstance(penalty, AbstractScalablePenalty):
-            scale = jnp.ones_like(scale)
+        scale = _allowed_scale(penalty, scale, structure, widths)
         return cls(centre, scale, deviation, structure, widths)
 
     def of_stream(self, penalty: AbstractPenalty) -> "Coordinates":
@@ -182,3 +181,14 @@ def _deviation(
         zero = jnp.zeros_like(second)
         closer = jax.lax.cond(jnp.any(doubtful), look_closer, lambda *_: zero, *rows)
     return jnp.where(doubtful, closer, safe_sqrt(second))
+
+
+def _allowed_scale(
+    penalty: AbstractPenalty,
+    scale: Float[Array, "p K"],
+    structure: jax.tree_util.PyTreeDef,
+    widths: tuple[int, ...],
+) -> Float[Array, "p K"]:
+    if not isinstance(penalty, AbstractScalablePenalty):
+        return jnp.ones_like(scale)
+    return stack_rows(penalty.common_scale(split_rows(scale, structure, widths)))

@@ -291,7 +291,6 @@ class Problem(eqx.Module):
             least = self.penalty.least_subgradient(
                 self.coordinates.coef_to_user(params.coef),
                 self.coordinates.split(loss_gradient.coef / scale),
-                self.coordinates.split(scale),
             )
             coef = stack_rows(least) * scale
         elif self.penalty.smooth:

@@ -7,7 +7,7 @@ Nothing here imports the code under test, and every formula is worked out by han
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
 EPS = np.finfo(np.float64).eps
@@ -60,7 +60,7 @@ class _Separable:
         """argmin_u |u - v|^2 / 2 + step penalty(u) = soft(v, step l1) / (1 + step l2)."""
         return _soft(coef, step * self.l1) / (1.0 + step * self.l2)
 
-    def least_subgradient(self, coef, grad, scale=1.0):
+    def least_subgradient(self, coef, grad):
         """g + l2 w + l1 sign(w); at w = 0 the interval g + [-l1, l1] is nearest to 0 at soft(g, l1)."""
         return np.where(coef == 0, _soft(grad, self.l1), grad + self.l2 * coef + self.l1 * np.sign(coef))
 
@@ -179,23 +179,12 @@ class GroupLasso:
         """v_g (1 - step lam_g / |v_g|)_+ in each group."""
         return self._shrunk(coef, step)
 
-    def least_subgradient(self, coef, grad, scale=None):
-        """g + lam w / |w|; a zero group adds the point of a ball of radius lam that brings it nearest to 0.
-
-        With a scale an entry it is nearest once divided by them: of g + xi with |xi| <= lam, the xi of the
-        Lagrangian is -g / (1 + m scale^2), its multiplier m found by bisection.
-        """
+    def least_subgradient(self, coef, grad):
+        """g + lam w / |w|; a zero group adds a ball of radius lam to g, so g shrinks by lam."""
         labels, lam = self._groups(coef.shape)
         norms = self._norms(labels, lam, coef)
         slope = lam / np.where(norms > 0, norms, 1.0)
-        least = np.where((norms > 0)[labels], grad + slope[labels] * coef, self._shrunk(grad, 1.0))
-        for g in np.flatnonzero((norms == 0) & (lam > 0)) if scale is not None else ():
-            own, squares = grad[labels == g], np.broadcast_to(scale, grad.shape)[labels == g] ** 2
-            if np.linalg.norm(own) > lam[g]:
-                excess = lambda log_m: np.linalg.norm(own / (1 + np.exp(log_m) * squares)) - lam[g]
-                m = np.exp(brentq(excess, -700 - np.log(squares.max()), 700 - np.log(squares.max()), xtol=1e-13))
-                least[labels == g] = own * m * squares / (1 + m * squares)
-        return least
+        return np.where((norms > 0)[labels], grad + slope[labels] * coef, self._shrunk(grad, 1.0))
 
     def unpenalised(self, shape):
         labels, lam = self._groups(shape)
@@ -300,14 +289,14 @@ def kkt_residual(penalty, coef, intercept, X, y, weight=None):
     """|least-norm subgradient|_2 in centred and scaled coordinates, relative to the null model's loss gradient.
 
     With coef' = scale * coef and the intercept taken at the mean of X, a gradient at centred X is divided
-    by scale, the standard deviation of each feature.
+    by scale. One scale where the penalty couples entries, so "least norm" means the same on both sides.
     """
     X, coef, intercept = (np.asarray(a, dtype=np.float64) for a in (X, coef, intercept))
     mean, centred, std = centre_and_scale(X, weight)
-    scale = np.repeat(std[:, None], coef.shape[1], axis=1)
+    scale = penalty.scales(std, coef.shape[1])
     # Same predictor, but rounded at the size of the centred data.
     grad, grad_intercept = loss_gradient(coef, intercept + mean @ coef, centred, y, weight)
-    least = penalty.least_subgradient(coef, grad, scale) / scale
+    least = penalty.least_subgradient(coef, grad) / scale
     null = loss_gradient(np.zeros_like(coef), null_intercept(y, coef.shape[1], weight), centred, y, weight)[0] / scale
     # Without any varying feature the null model is the answer, and there is nothing to be relative to.
     return float(np.sqrt(np.sum(least**2) + np.sum(grad_intercept**2)) / (np.linalg.norm(null) or 1.0))

@@ -515,20 +515,3 @@ def test_a_group_of_features_of_different_scale_gets_to_zero(precision):
     assert all(result.converged and not np.any(result.params.coef[2:, 0]) for result in found)
     rtol = 1e-9 if precision == np.float64 else 1e-6
     np.testing.assert_allclose(found[1].objective, found[0].objective, rtol=rtol)
-
-
-@pytest.mark.parametrize("by_class", [False, True])
-@pytest.mark.parametrize("solver", [glmcore.ProximalNewton(), glmcore.ProximalGradient()])
-def test_groups_that_join_features_of_any_scale(solver, by_class, precision):
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((300, 6))
-    y = np.argmax(X @ (rng.standard_normal((6, 3)) * [[1], [1], [1], [0.05], [0.05], [0.05]]) + rng.gumbel(size=(300, 3)), 1)
-    X = (X * [1e-3, 1, 1e3, 1e-3, 1, 1e3]).astype(precision)
-    mask = np.repeat(np.eye(2), 3, axis=1)[:, :, None] * np.ones(3)
-    if by_class:
-        mask = (mask[:, None] * np.eye(3)[:, None, :]).reshape(6, 6, 3)
-    result = glmcore.fit(glmcore.GLM(glmcore.Categorical(3), glmcore.GroupLasso(0.03, mask)), X, y, solver=solver)
-    assert result.converged
-    assert result.n_iter < (20 if isinstance(solver, glmcore.ProximalNewton) else 600)
-    residual = oracle.kkt_residual(oracle.GroupLasso(0.03, mask), *result.params, X, y)
-    assert residual < (1e-8 if precision == np.float64 else 3e-5)

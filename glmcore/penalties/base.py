@@ -46,9 +46,12 @@ class AbstractScalablePenalty(AbstractPenalty):
         """Proximal operator, see :class:`AbstractPenalty`."""
 
     @abc.abstractmethod
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
-        """The element of ``gradient`` + the subdifferential at ``coef`` that is least in norm once
-        it is multiplied by ``scale``."""
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
+        """The element of least norm of ``gradient`` + the subdifferential at ``coef``."""
+
+    @abc.abstractmethod
+    def common_scale(self, scale: PyTree) -> PyTree:
+        """The closest scale (per entry of coef) under which the prox keeps its closed form."""
 
     @abc.abstractmethod
     def curvature(self, coef: PyTree) -> PyTree:

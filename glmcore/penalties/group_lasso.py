@@ -19,9 +19,6 @@ from glmcore.penalties.strengths import (
 )
 from glmcore.tree import is_concrete, safe_sqrt
 
-#: Steps in which the norm of a prox is found: quadratic convergence, from afar a few more.
-_MOST_STEPS = 30
-
 
 def _as_mask(mask: Optional[PyTree]) -> Optional[PyTree]:
     # A copy: whoever changes theirs later does not change the penalty.
@@ -67,33 +64,26 @@ class GroupLasso(AbstractScalablePenalty):
         return jnp.sum(self._threshold(groups, norm) * norm)
 
     def prox(self, coef: PyTree, step: Any) -> PyTree:
-        groups, step = self._groups(coef), per_entry(step, coef)
-        zero = jax.tree.map(jnp.zeros_like, step)
-        threshold = groups.select(self._threshold(groups, jax.tree.leaves(step)[0]), zero)
-        push = jax.tree.map(jnp.multiply, step, threshold)
-        norm = groups.select(_norm_of_prox(groups, coef, push), jax.tree.map(jnp.ones_like, step))
+        groups = self._groups(coef)
+        norm = safe_sqrt(groups.sum(jnp.square, coef))
+        threshold = self._threshold(groups, norm) * groups.max(per_entry(step, coef))
+        return groups.scale(coef, _shrink_factor(norm, threshold))
 
-        def shrink(w, n, a):
-            return w * jnp.where(n > 0, n / jnp.where(n > 0, n + a, 1), 0)
-
-        return jax.tree.map(shrink, coef, norm, push)
-
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
         groups = self._groups(coef)
         norm = safe_sqrt(groups.sum(jnp.square, coef))
         threshold = self._threshold(groups, norm)
         zero = norm == 0
         push = jnp.where(zero, 0, threshold / jnp.where(zero, 1, norm))
-        # What of the gradient is left at zero is its prox (Moreau).
-        step = jax.tree.map(jnp.square, per_entry(scale, coef))
-        left = self.prox(jax.tree.map(jnp.multiply, step, gradient), step)
-        at_zero = groups.select(zero, jax.tree.map(lambda w: jnp.zeros(w.shape, bool), coef))
+        inside = _shrink_factor(safe_sqrt(groups.sum(jnp.square, gradient)), threshold)
+        shrunk = groups.scale(gradient, jnp.where(zero, inside, 1))
+        return jax.tree.map(jnp.add, shrunk, groups.scale(coef, push, outside=0.0))
 
-        def least(w, g, s, u, p, is_zero):
-            return jnp.where(is_zero, u / s, g + p * w)
-
-        push = groups.select(push, jax.tree.map(jnp.zeros_like, gradient))
-        return jax.tree.map(least, coef, gradient, step, left, push, at_zero)
+    def common_scale(self, scale: PyTree) -> PyTree:
+        groups = self._groups(scale)
+        log_sum = groups.sum(jnp.log, scale)
+        log_mean = log_sum / jnp.maximum(groups.sizes, 1).astype(log_sum.dtype)
+        return groups.select(jnp.exp(log_mean), scale)
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
@@ -177,23 +167,22 @@ class _Groups(eqx.Module):
         sizes = sum(jnp.sum(jnp.asarray(m) > 0, axis=(1, 2)) for m in jax.tree.leaves(mask))
         return cls(jax.tree.map(index, mask), n_groups, sizes)
 
-    def sum(self, function, *trees: PyTree) -> Float[Array, " n_groups"]:
-        def of_leaf(index, *leaves):
+    def sum(self, function, tree: PyTree) -> Float[Array, " n_groups"]:
+        def of_leaf(leaf, index):
             return jax.ops.segment_sum(
-                function(*leaves).ravel(), jnp.ravel(index), num_segments=self.n_groups + 1
+                function(leaf).ravel(), jnp.ravel(index), num_segments=self.n_groups + 1
             )
 
-        return sum(jax.tree.leaves(jax.tree.map(of_leaf, self.index, *trees)))[:-1]
+        return sum(jax.tree.leaves(jax.tree.map(of_leaf, tree, self.index)))[:-1]
 
-    def max(self, function, *trees: PyTree) -> Float[Array, " n_groups"]:
-        """The largest over the entries of each group, at least 0."""
+    def max(self, tree: PyTree) -> Float[Array, " n_groups"]:
+        """The largest of the entries (none negative) of each group."""
 
-        def of_leaf(index, *leaves):
-            values = function(*leaves)
-            zeros = jnp.zeros(self.n_groups + 1, values.dtype)
-            return zeros.at[jnp.ravel(index)].max(values.ravel())
+        def of_leaf(leaf, index):
+            zeros = jnp.zeros(self.n_groups + 1, leaf.dtype)
+            return zeros.at[jnp.ravel(index)].max(leaf.ravel())
 
-        leaves = jax.tree.leaves(jax.tree.map(of_leaf, self.index, *trees))
+        leaves = jax.tree.leaves(jax.tree.map(of_leaf, tree, self.index))
         return jnp.max(jnp.stack(leaves), axis=0)[:-1]
 
     def select(self, per_group: Array, outside: PyTree) -> PyTree:
@@ -205,42 +194,16 @@ class _Groups(eqx.Module):
 
         return jax.tree.map(of_leaf, self.index, outside)
 
+    def scale(self, tree: PyTree, factor: Array, outside: float = 1.0) -> PyTree:
+        """Multiply each group by its factor, and entries in no group by ``outside``."""
+        extended = jnp.append(factor, outside)
+        return jax.tree.map(
+            lambda leaf, index: leaf * extended[index].astype(jnp.result_type(leaf, extended)), tree, self.index
+        )
 
-def _norm_of_prox(groups: _Groups, coef: PyTree, push: PyTree) -> Float[Array, " n_groups"]:
-    r"""The norm u of each group of the prox, whose entries are :math:`w u / (u + push)`.
 
-    It is 0, or solves :math:`\sum (w / (u + push))^2 = 1`: by Newton's method on one over the root
-    of that sum, which is nearly linear in u (Hebden, 1973), from below; where all pushes of a group
-    are equal it starts at the solution.
-    """
-
-    def newton(norm):
-        def reach(n, a):
-            return jnp.where(n + a > 0, n + a, 1)
-
-        of_entry = groups.select(norm, jax.tree.map(jnp.ones_like, push))
-        reached = jax.tree.map(reach, of_entry, push)
-        squares = groups.sum(lambda w, r: jnp.square(w / r), coef, reached)
-        cubes = groups.sum(lambda w, r: jnp.square(w / r) / r, coef, reached)
-        step = squares * (safe_sqrt(squares) - 1) / jnp.where(cubes > 0, cubes, 1)
-        return jnp.maximum(norm + step, 0)
-
-    def closer(state):
-        norm, _, count = state
-        moved = newton(norm)
-        return moved, jnp.any(moved > norm * (1 + 8 * jnp.finfo(norm.dtype).eps)), count + 1
-
-    def unfinished(state):
-        _, moving, count = state
-        return moving & (count < _MOST_STEPS)
-
-    alone = groups.max(lambda w, a: jnp.abs(w) - a, coef, push)
-    together = safe_sqrt(groups.sum(jnp.square, coef)) - groups.max(lambda a: a, push)
-    start = jax.lax.stop_gradient(jnp.maximum(alone, together))
-    first = (start, jnp.ones((), bool), jnp.zeros((), jnp.int32))
-    norm, *_ = jax.lax.while_loop(unfinished, closer, first)
-    # The derivative of a last step is that of the solution.
-    return newton(jax.lax.stop_gradient(norm))
+def _shrink_factor(norm: Array, threshold: Array) -> Array:
+    return jnp.maximum(1 - threshold / jnp.where(norm > 0, norm, 1), 0)
 
 
 def _check_mask(mask: PyTree, coef: PyTree) -> None:

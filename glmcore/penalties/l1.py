@@ -56,9 +56,12 @@ class Lasso(AbstractScalablePenalty):
         strength, step = per_entry(self.strength, coef), per_entry(step, coef)
         return jax.tree.map(lambda v, s, t: _shrink(v, t * s), coef, strength, step)
 
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
         strength = per_entry(self.strength, coef)
         return jax.tree.map(_l1_subgradient, coef, gradient, strength)
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
@@ -119,11 +122,14 @@ class ElasticNet(AbstractScalablePenalty):
 
         return jax.tree.map(shrink, coef, *self._parts(coef), per_entry(step, coef))
 
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
         def subgradient(w, g, a, b):
             return _l1_subgradient(w, g + b * w, a)
 
         return jax.tree.map(subgradient, coef, gradient, *self._parts(coef))
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
 
     def curvature(self, coef: PyTree) -> PyTree:
         return self._parts(coef)[1]

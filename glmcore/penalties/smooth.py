@@ -38,8 +38,11 @@ class UnRegularized(AbstractScalablePenalty):
     def prox(self, coef: PyTree, step: Any) -> PyTree:
         return coef
 
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
         return gradient
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
 
     def curvature(self, coef: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, coef)
@@ -88,9 +91,12 @@ class Ridge(AbstractScalablePenalty):
         strength, step = per_entry(self.strength, coef), per_entry(step, coef)
         return jax.tree.map(lambda v, s, t: v / (1 + t * s), coef, strength, step)
 
-    def least_subgradient(self, coef: PyTree, gradient: PyTree, scale: Any = 1.0) -> PyTree:
+    def least_subgradient(self, coef: PyTree, gradient: PyTree) -> PyTree:
         strength = per_entry(self.strength, coef)
         return jax.tree.map(lambda w, g, s: g + s * w, coef, gradient, strength)
+
+    def common_scale(self, scale: PyTree) -> PyTree:
+        return scale
 
     def curvature(self, coef: PyTree) -> PyTree:
         return per_entry(self.strength, coef)

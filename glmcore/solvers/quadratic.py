@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
 from glmcore.factors import cholesky_solve, diagonal_of
-from glmcore.params import GLMParams, stacked, unstacked
+from glmcore.params import GLMParams, stack_rows, stacked, unstacked
 from glmcore.penalties import AbstractScalablePenalty
 from glmcore.problem import Problem
 from glmcore.rows import row_products
@@ -217,9 +217,8 @@ class Quadratic(eqx.Module):
         together = self._together(problem, size)
         if together is not None:
             hessian = hessian + _bend_of_norms(together, entries, smooth)
-        if problem.shift_invariant:  # the loss is flat along the level of the classes, a norm is not
-            flat = free if together is None else free & (smooth == 0)
-            whole = jnp.all(self.entries.spread(flat, False), axis=1)[row]
+        if problem.shift_invariant:  # the loss is flat along the level of the classes
+            whole = jnp.all(self.entries.spread(free, False), axis=1)[row]
             same = (row[:, None] == row[None, :]) & whole[:, None]
             hessian = hessian + jnp.where(same, jnp.mean(diagonal_of(hessian)) / K, 0)
         hessian = jnp.where(free[:, None] & free[None, :], hessian, 0)
@@ -352,4 +351,8 @@ def _metric(problem: Problem, diagonal: Float[Array, "p1 K"]) -> Float[Array, "p
     diagonal = jnp.maximum(diagonal, jnp.where(least > 0, least, 1))
     if not isinstance(problem.penalty, AbstractScalablePenalty):
         return jnp.full_like(diagonal, jnp.max(diagonal))
-    return diagonal
+    coordinates = problem.coordinates
+    root = jnp.sqrt(diagonal[:-1]) / coordinates.scale
+    common = problem.penalty.common_scale(coordinates.split(root))
+    squared = jnp.square(stack_rows(common) * coordinates.scale)
+    return jnp.concatenate([squared, diagonal[-1:]])
